@@ -6,6 +6,7 @@ from torch import nn
 from helpers.layers.cache import KeyValues
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import rotate
+from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
@@ -25,13 +26,13 @@ def attend(
 ) -> Float[Tensor, "B T H V"]:
     """``softmax(query . key / sqrt(K)) . value``, where query head h reads key/value head h // (H / G).
 
-    ``mask`` is True where a query may attend; every query needs one key. The softmax is taken in float32.
+    ``mask`` is True where a query may attend; every query needs one key. The softmax is taken in float32 at least.
     Source: Ainslie et al., "GQA", 2023, section 2. Built in lesson 05.
     """
     groups, width = key.shape[2], query.shape[3]
     query = (query * width**-0.5).unflatten(2, (groups, -1))  # B T G J K: J = H / G heads share one key head
     scores = torch.einsum("btgjk,bsgk->bgjts", query, key)
-    weights = scores.where(mask[:, None, None], float("-inf")).softmax(dim=-1, dtype=torch.float32)
+    weights = scores.where(mask[:, None, None], float("-inf")).softmax(dim=-1, dtype=wide(scores.dtype))
     return torch.einsum("bgjts,bsgv->btgjv", weights.to(value.dtype), value).flatten(2, 3)
 
 

@@ -19,6 +19,7 @@ from helpers.layers.compressor import Compressor, Entries, EntryIndexer, Recent,
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import angles, rotate_last
 from helpers.layers.rows import Rows
+from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 
 QUERIES_A_BLOCK = 32  # of a prompt: what is held at once grows with the entries and not with the square of the text
@@ -51,7 +52,7 @@ def attend_with_sinks(
     alike = torch.cat([torch.einsum("bthk,bsk->bths", query, shared), query @ own.mT], dim=-1)
     alike = alike.masked_fill(~torch.cat([seen, own_seen], dim=-1)[:, :, None], float("-inf"))
     alike = torch.cat([alike, sinks.to(alike)[:, None].expand(*alike.shape[:3], 1)], dim=-1)
-    weights = alike.softmax(dim=-1, dtype=torch.promote_types(alike.dtype, torch.float32)).to(query.dtype)
+    weights = alike.softmax(dim=-1, dtype=wide(alike.dtype)).to(query.dtype)
     for_shared, for_own, _ = weights.split([shared.shape[1], own.shape[2], 1], dim=-1)
     return torch.einsum("bths,bsk->bthk", for_shared, shared) + for_own @ own
 

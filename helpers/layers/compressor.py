@@ -16,6 +16,7 @@ from helpers.layers.dsa import scores, select_tokens
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import angles, rotate_last
 from helpers.layers.rows import Rows
+from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 
 QUERIES_A_BLOCK = 32  # of a prompt: index scores are held for 32 x N entries x heads and not for all queries at once
@@ -34,7 +35,7 @@ def pool(values: Float[Tensor, "B N L K"], gates: Float[Tensor, "B N L K"]) -> F
 
     A gate of -inf leaves its value out. Source: "DeepSeek-V4", equations 9 to 12. Built in lesson 09.
     """
-    weights = gates.softmax(dim=2, dtype=torch.promote_types(gates.dtype, torch.float32))
+    weights = gates.softmax(dim=2, dtype=wide(gates.dtype))
     return (values * weights.to(values.dtype)).sum(dim=2)
 
 

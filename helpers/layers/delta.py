@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from helpers.layers.norm import rms_norm
 from helpers.layers.rows import Rows
+from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 
 CHUNK = 64  # tokens: the published choice. Small chunks loop more, large ones make larger triangles
@@ -125,7 +126,7 @@ def gated_norm(
 
     Built in lesson 08.
     """
-    return (rms_norm(x, weight, epsilon) * functional.silu(gate.float())).to(x.dtype)
+    return (rms_norm(x, weight, epsilon) * functional.silu(gate.to(wide(gate.dtype)))).to(x.dtype)
 
 
 def unit_length(x: Float[Tensor, "... K"], epsilon: float = 1e-6) -> Float[Tensor, "... K"]:
@@ -137,7 +138,7 @@ class DeltaState:
     """What one Gated DeltaNet layer remembers, as much for a long text as for a short one. Built in lesson 08."""
 
     def __init__(self):
-        self.memory: Tensor | None = None  # B H K V, float32
+        self.memory: Tensor | None = None  # B H K V, float32 at least
         self.inputs: Tensor | None = None  # B past channels: the last inputs of the short convolution
 
     def write(self, memory: Float[Tensor, "B H K V"], inputs: Float[Tensor, "B past channels"]) -> None:
@@ -198,12 +199,12 @@ class GatedDeltaNet(nn.Module):
             return cache.inputs, cache.memory
         batch, _, channels = mixed.shape
         heads = self.sizes[2] // self.value_dim
-        memory = mixed.new_zeros(batch, heads, self.key_dim, self.value_dim, dtype=_wide(mixed))
+        memory = mixed.new_zeros(batch, heads, self.key_dim, self.value_dim, dtype=wide(mixed.dtype))
         return mixed.new_zeros(batch, self.conv.shape[2] - 1, channels), memory
 
     def _split(self, mixed: Float[Tensor, "B T channels"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys of length 1 and values, in at least float32, each key head repeated for its values."""
-        query, key, value = mixed.to(_wide(mixed)).split(self.sizes, dim=-1)
+        query, key, value = mixed.to(wide(mixed.dtype)).split(self.sizes, dim=-1)
         value = self._heads(value, self.value_dim)
         query, key = (unit_length(self._heads(part, self.key_dim)) for part in (query, key))
         served = value.shape[2] // key.shape[2]
@@ -212,17 +213,13 @@ class GatedDeltaNet(nn.Module):
 
     def _strengths(self, x: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
         """Log decay and beta of each value head. Behind a row's end both are 0, so that its memory stays."""
-        rate, time = self.log_rate.to(_wide(x)).exp(), self.decay(x).to(_wide(x)) + self.decay_bias
-        log_decay, beta = -rate * functional.softplus(time), self.beta(x).sigmoid().to(_wide(x))
+        dtype = wide(x.dtype)  # the memory adds up thousands of tokens
+        rate, time = self.log_rate.to(dtype).exp(), self.decay(x).to(dtype) + self.decay_bias
+        log_decay, beta = -rate * functional.softplus(time), self.beta(x).sigmoid().to(dtype)
         return log_decay * real[..., None], beta * real[..., None]
 
     def _heads(self, x: Float[Tensor, "B T HK"], width: int) -> Float[Tensor, "B T H K"]:
         return x.unflatten(-1, (-1, width))
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """The memory adds up thousands of tokens: never in less than float32."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _last(

@@ -19,6 +19,7 @@ from torch.nn import functional
 from helpers.layers.attention import visible
 from helpers.layers.cache import Slots
 from helpers.layers.mla import MLA, Latents, absorbed
+from helpers.precision import wide
 from helpers.shapes import Float, Int, Tensor
 
 KEYS_A_BLOCK = 8192  # of one matrix product of index scores: a much larger one leaves a CPU's caches
@@ -35,9 +36,9 @@ def scores(
     Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 1; the scales from transformers' ``DeepseekV32Indexer``.
     Built in lesson 07.
     """
-    wide, (heads, width) = torch.promote_types(query.dtype, torch.float32), query.shape[2:]
-    query, weights = query.to(wide) * width**-0.5, weights.to(wide) * heads**-0.5
-    parts = [_weighed(query, part, weights) for part in key.to(wide).split(KEYS_A_BLOCK, dim=1)]
+    dtype, (heads, width) = wide(query.dtype), query.shape[2:]
+    query, weights = query.to(dtype) * width**-0.5, weights.to(dtype) * heads**-0.5
+    parts = [_weighed(query, part, weights) for part in key.to(dtype).split(KEYS_A_BLOCK, dim=1)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 

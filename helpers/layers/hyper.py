@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.precision import wide
 from helpers.shapes import Float, Tensor
 
 
@@ -58,9 +59,8 @@ def project(
     streams: Float[Tensor, "B T n D"], weight: Float[Tensor, "out nD"], epsilon: float
 ) -> Float[Tensor, "B T out"]:
     """All streams of a token side by side, normalised without a weight, times a matrix; in float32 at least."""
-    wide = torch.promote_types(streams.dtype, torch.float32)
-    flat = streams.flatten(2).to(wide)
-    return functional.linear(functional.rms_norm(flat, flat.shape[-1:], eps=epsilon), weight.to(wide))
+    flat = streams.flatten(2).to(wide(streams.dtype))
+    return functional.linear(functional.rms_norm(flat, flat.shape[-1:], eps=epsilon), weight.to(flat.dtype))
 
 
 class HyperConnection(nn.Module):

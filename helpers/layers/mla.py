@@ -15,6 +15,7 @@ from helpers.layers.attention import visible
 from helpers.layers.cache import Slots
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import rotate_neighbours
+from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 
 EPSILON = 1e-6  # of the latents' norms, whatever the model's is
@@ -77,8 +78,8 @@ def out_of_latents(mixed: Float[Tensor, "B T H C"], up_value: Float[Tensor, "H V
 
 def shares(scores: Float[Tensor, "B T H S"], mask: Bool[Tensor, "B T S"]) -> Float[Tensor, "B T H S"]:
     """Softmax over the keys that a query may see, in float32 at least."""
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    return scores.masked_fill(~mask[:, :, None], float("-inf")).softmax(dim=-1, dtype=wide).to(scores.dtype)
+    barred = scores.masked_fill(~mask[:, :, None], float("-inf"))
+    return barred.softmax(dim=-1, dtype=wide(scores.dtype)).to(scores.dtype)
 
 
 def absorbing_pays(queries: int, keys: int, latent_width: int, head_dim: int, value_dim: int) -> bool:

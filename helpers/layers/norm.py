@@ -3,19 +3,20 @@
 import torch
 from torch import nn
 
+from helpers.precision import wide
 from helpers.shapes import Float, Tensor
 
 
 def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float) -> Float[Tensor, "... D"]:
     """Return ``weight * x / sqrt(mean(x^2) + epsilon)``, with the mean over the last axis.
 
-    The mean is taken in float32 whatever the dtype of ``x``: a bfloat16 sum of squares keeps only 8 bits.
+    The mean is taken in float32 at least: a bfloat16 sum of squares keeps only 8 bits.
     The result is rounded to the dtype of ``x`` before the weight, as the published models do.
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4. Built in lesson 03.
     """
-    wide = x.float()
-    size = torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + epsilon)
-    return weight * (wide * size).to(x.dtype)
+    exact = x.to(wide(x.dtype))
+    size = torch.rsqrt(exact.pow(2).mean(dim=-1, keepdim=True) + epsilon)
+    return weight * (exact * size).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -33,12 +34,13 @@ class RMSNorm(nn.Module):
 def zero_centred_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float) -> Float[Tensor, "... D"]:
     """``(1 + weight) * x / sqrt(mean(x^2) + epsilon)``: the weight is what training changes, and starts at zero.
 
-    So that weight decay pulls the scale towards one and not towards nothing. Everything is in float32 and rounded
-    once, at the end. Source: Qwen team, "Qwen3-Next", 2025; transformers' ``Qwen3_5RMSNorm``. Built in lesson 08.
+    So that weight decay pulls the scale towards one and not towards nothing. Everything is in float32 at least and
+    rounded once, at the end.
+    Source: Qwen team, "Qwen3-Next", 2025; transformers' ``Qwen3_5RMSNorm``. Built in lesson 08.
     """
-    wide = x.float()
-    size = torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + epsilon)
-    return ((1 + weight.float()) * wide * size).to(x.dtype)
+    exact = x.to(wide(x.dtype))
+    size = torch.rsqrt(exact.pow(2).mean(dim=-1, keepdim=True) + epsilon)
+    return ((1 + weight.to(exact.dtype)) * exact * size).to(x.dtype)
 
 
 class ZeroCentredNorm(nn.Module):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from helpers.precision import wide
 from helpers.shapes import Float, Int, Tensor
 
 
@@ -27,8 +28,11 @@ def frequencies(head_dim: int, theta: float, device: torch.device | None = None)
 def angles(
     positions: Int[Tensor, "*B T"], radians: Float[Tensor, "halfK"], dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "*B T halfK"], Float[Tensor, "*B T halfK"]]:
-    """The cosine and the sine of each position's angles, computed in float32 and then rounded. Built in lesson 03."""
-    turned = positions.float()[..., None] * radians
+    """The cosine and the sine of each position's angles, computed in float32 at least and then rounded.
+
+    Built in lesson 03.
+    """
+    turned = positions.to(wide(dtype))[..., None] * radians
     return turned.cos().to(dtype), turned.sin().to(dtype)
 
 
@@ -99,7 +103,7 @@ def angles_of_axes(
     For text all three are the position, and the result is that of ``angles``. Built in lesson 24.
     """
     axis = axis_of(len(radians), sections).to(positions.device)
-    turned = positions[axis].movedim(0, -1).float() * radians
+    turned = positions[axis].movedim(0, -1).to(wide(dtype)) * radians
     return turned.cos().to(dtype), turned.sin().to(dtype)
 
 
@@ -188,7 +192,7 @@ def angles_of_yarn(
     """``angles`` of the stretched frequencies; the plain ones where ``yarn`` is None. Built in lesson 06."""
     if yarn is None:
         return angles(positions, radians, dtype)
-    cos, sin = angles(positions, stretched(radians, theta, yarn))
+    cos, sin = angles(positions, stretched(radians, theta, yarn), wide(dtype))
     return (cos * yarn.on_angles).to(dtype), (sin * yarn.on_angles).to(dtype)
 
 

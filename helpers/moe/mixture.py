@@ -9,6 +9,7 @@ from torch.nn import functional
 from helpers.layers.mlp import SwiGLU
 from helpers.moe.experts import Experts
 from helpers.moe.router import Routing, check_groups, sigmoid_top_k
+from helpers.precision import wide
 from helpers.shapes import Float, Tensor
 
 
@@ -35,8 +36,8 @@ class Router(nn.Module):
         nn.init.uniform_(self.weight, -(width**-0.5), width**-0.5)
 
     def forward(self, x: Float[Tensor, "*rest D"]) -> Routing:
-        how, wide = self.choice, torch.promote_types(x.dtype, torch.float32)
-        logits = functional.linear(x.to(wide), self.weight.to(wide))  # in bfloat16 close scores would tie
+        how, dtype = self.choice, wide(x.dtype)
+        logits = functional.linear(x.to(dtype), self.weight.to(dtype))  # in bfloat16 close scores would tie
         return sigmoid_top_k(logits, self.bias, how.k, how.num_groups, how.kept_groups, how.scale, how.normalised)
 
 

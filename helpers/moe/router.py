@@ -9,6 +9,7 @@ chosen and the next is narrow; between equal scores the lower index wins, which 
 import torch
 from torch.nn import functional
 
+from helpers.precision import wide
 from helpers.shapes import Float, Int, Tensor
 
 Routing = tuple[Int[Tensor, "*rest A"], Float[Tensor, "*rest A"]]
@@ -124,4 +125,4 @@ def _weighed(
 
 
 def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.to(wide(logits.dtype))

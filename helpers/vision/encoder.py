@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.attention import attend
+from helpers.precision import wide
 from helpers.shapes import Float, Tensor
 
 Rotation = Callable[[Tensor, Tensor, Tensor], Tensor]  # rotate or rotate_neighbours of helpers.layers.rope
@@ -23,7 +24,7 @@ def resampled(
 
     ``mode`` is "bilinear" or "bicubic"; ``corners``: the outermost vectors stay the outermost. Built in lesson 24.
     """
-    channels_first = grid.to(torch.promote_types(grid.dtype, torch.float32)).movedim(-1, 0)[None]
+    channels_first = grid.to(wide(grid.dtype)).movedim(-1, 0)[None]
     stretched = functional.interpolate(channels_first, size=(height, width), mode=mode, align_corners=corners)
     return stretched[0].movedim(0, -1).to(grid.dtype)
 
@@ -42,7 +43,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "patches D"]:
         """``sizes`` says how many patches each image has."""
         query, key, value = self.qkv(x)[None].unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # 1 patches H K
-        query, key = (self.turn(part, *rotary).to(x.dtype) for part in (query, key))  # angles are float32
+        query, key = (self.turn(part, *rotary).to(x.dtype) for part in (query, key))  # angles are float32 at least
         images = zip(*(part.split(sizes, dim=1) for part in (query, key, value)), strict=True)
         return self.output(torch.cat([self._one_image(*parts) for parts in images], dim=1)[0].flatten(1))
 

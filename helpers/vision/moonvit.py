@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
+from helpers.precision import wide
 from helpers.shapes import Float, Tensor
 from helpers.vision.encoder import Block, check_heads, resampled
 from helpers.vision.images import in_cells, places, unpack
@@ -136,7 +137,7 @@ class MoonViT(nn.Module):
         """The cells of all images, one image after another, each row after row. Raises ValueError as ``unpack``."""
         pixels, grids = self.unpack(images)
         x = self.embed(pixels, grids)
-        rotary, sizes = self.rotary(grids, x.device), [height * width for height, width in grids]
+        rotary, sizes = self.rotary(grids, x.device, wide(x.dtype)), [height * width for height, width in grids]
         for block in self.blocks:
             x = block(x, rotary, sizes)
         return self.gather(self.norm(x), grids)
@@ -148,11 +149,13 @@ class MoonViT(nn.Module):
         where = [resampled(self.positions, *grid, mode="bicubic", corners=False).flatten(0, 1) for grid in grids]
         return self.patch(pixels.to(self.positions.dtype)).flatten(1) + torch.cat(where)
 
-    def rotary(self, grids: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    def rotary(
+        self, grids: list[tuple[int, int]], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
         """Cosines and sines: of two neighbouring pairs the first turns by the column, the second by the row."""
         where = torch.cat([places(*grid, device=device).flatten(0, 1) for grid in grids]).flip(1)
         half = self.config.width // self.config.num_heads // 2
-        cos, sin = angles(where, frequencies(half, self.config.rope_theta, device))
+        cos, sin = angles(where, frequencies(half, self.config.rope_theta, device), dtype)
         return cos.transpose(1, 2).flatten(1), sin.transpose(1, 2).flatten(1)
 
     def gather(self, x: Float[Tensor, "patches D"], grids: list[tuple[int, int]]) -> Float[Tensor, "cells members D"]:

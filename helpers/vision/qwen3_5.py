@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.rope import angles, frequencies, rotate
+from helpers.precision import wide
 from helpers.shapes import Float, Tensor
 from helpers.vision.encoder import Block, check_heads, resampled
 from helpers.vision.images import in_cells, places, unpack
@@ -146,7 +147,7 @@ class Tower(nn.Module):
         """The vectors of all images, one after another, each row after row. Raises ValueError as ``unpack``."""
         pixels, grids = self.unpack(images)
         x = self.embed(pixels, grids)
-        rotary, sizes = self.rotary(grids, x.device), [height * width for height, width in grids]
+        rotary, sizes = self.rotary(grids, x.device, wide(x.dtype)), [height * width for height, width in grids]
         for block in self.blocks:
             x = block(x, rotary, sizes)
         return self.merger(x)
@@ -161,9 +162,11 @@ class Tower(nn.Module):
         voxels = pixels.to(table.dtype).unflatten(1, (self.config.channels, *self.patch.kernel_size))
         return self.patch(voxels).flatten(1) + torch.cat(where)
 
-    def rotary(self, grids: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    def rotary(
+        self, grids: list[tuple[int, int]], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
         """Cosines and sines: the first half of a head's pairs turns by the row of a patch, the second by its column."""
         where = torch.cat([in_cells(places(*grid, device=device), self.config.merge) for grid in grids])
         half = self.config.width // self.config.num_heads // 2
-        cos, sin = angles(where, frequencies(half, self.config.rope_theta, device))
+        cos, sin = angles(where, frequencies(half, self.config.rope_theta, device), dtype)
         return cos.flatten(1), sin.flatten(1)

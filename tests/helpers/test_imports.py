@@ -17,12 +17,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 STEPS = (
-    ("shapes", "units", "device", "facts"),  # words
+    ("shapes", "units", "device", "precision", "facts"),  # words
     ("compare", "measure", "data", "sockets", "plots", "widgets", "ledger", "calibration"),  # evidence
     ("layers", "moe", "quant"),  # parts
     ("kernels",),  # fast parts
     ("models", "vision", "video"),  # models
-    ("checkpoints", "generate", "train", "zoo"),  # using them
+    ("checkpoints", "generate", "recall", "train", "zoo"),  # using them
 )
 STEP = {name: number for number, names in enumerate(STEPS) for name in names}
 
@@ -32,12 +32,14 @@ WITHIN_A_STEP = {
     ("models", "vision"): "a model that reads images has a tower",
     ("plots", "ledger"): "figures of claims know the verdicts that there are",
     ("plots", "calibration"): "figures of probabilities draw bins and scores",
+    ("recall", "generate"): "what a model remembers is what it writes",
     ("zoo", "train"): "a recipe holds the settings of its training",
     ("zoo", "generate"): "a card shows what its model writes",
     ("checkpoints", "zoo"): "the checkpoint called zoo is the one that ships with the course",
     ("zoo", "checkpoints"): "a trained model is written as every other checkpoint is",
 }
 SIBLINGS = {  # folders of one mechanism a file: who may use whom
+    "data": {("python", "corpus"), ("languages", "corpus")},
     "layers": {
         ("attention", "norm"),
         ("attention", "rope"),

@@ -247,9 +247,7 @@ def test_leaving_out_what_tells_the_place_is_seen(part, kind):
 def test_rows_turned_as_columns_are_seen(kind, axes):
     theirs, ours = towers(kind, "small")
     images, rotary, axis = images_for(ours.config), ours.rotary, 1 + axes.index(2)
-    ours.rotary = lambda grids, device: tuple(
-        part.unflatten(1, axes).flip(axis).flatten(1) for part in rotary(grids, device)
-    )
+    ours.rotary = lambda *given: tuple(part.unflatten(1, axes).flip(axis).flatten(1) for part in rotary(*given))
     assert max_error(ours(images), run(theirs, images)) > 1e-3
 
 

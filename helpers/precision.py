@@ -1,0 +1,12 @@
+"""In which type a layer adds up: never in fewer bits than float32, whatever its weights are.
+
+Sums of squares, softmaxes, angles and memories lose their meaning in the 8 bits of a bfloat16. A float64 model stays
+float64 all the way, and so is a ruler for the others.
+"""
+
+import torch
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """``dtype``, or float32 where it is narrower. Built in lesson 03."""
+    return torch.promote_types(dtype, torch.float32)
