@@ -1,9 +1,11 @@
 """Honest measurement: seconds beside the work they were spent on, and both beside what the machine can do.
 
 Read in this order: `work` (FLOP and bytes of a matrix product), `timing` (seconds, paired and interleaved),
-`roofline` (the two ceilings of a machine), `memory` (peak bytes), `records` (results that outlive the session).
+`roofline` (the two ceilings of a machine), `memory` (peak bytes), `flops` (FLOP of a whole training step, counted),
+`records` (results that outlive the session).
 """
 
+from helpers.measure.flops import StepFlops, count_elements, count_flops, training_flops, training_flops_per_token
 from helpers.measure.memory import Peak, peak_memory
 from helpers.measure.records import Measurement, Record, read_record, recorded, write_record
 from helpers.measure.roofline import (
@@ -27,11 +29,14 @@ __all__ = [
     "Rate",
     "Record",
     "Roofline",
+    "StepFlops",
     "Timing",
     "Work",
     "bandwidth",
     "batch_sweep",
     "cache_ladder",
+    "count_elements",
+    "count_flops",
     "matmul_rate",
     "matmul_work",
     "measure_one",
@@ -42,5 +47,7 @@ __all__ = [
     "recorded",
     "ridge_batch",
     "roofline",
+    "training_flops",
+    "training_flops_per_token",
     "write_record",
 ]
