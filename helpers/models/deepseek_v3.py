@@ -15,6 +15,7 @@ from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import angles_of_yarn, frequencies
 from helpers.layers.rows import Rows, arrange
 from helpers.models.deepseek_v3_config import CONFIG_NAMES, COPIES, NAMES, Config, from_hf, published_name
+from helpers.models.text_only import text_only
 from helpers.moe.mixture import Choice, Mixture
 from helpers.shapes import Bool, Float, Int, Tensor
 
@@ -88,6 +89,7 @@ class DeepSeekV3(nn.Module):
         numbered = {str(config.num_blocks + n): Drafter(config) for n in range(config.num_drafters)}
         self.drafters = nn.ModuleDict(numbered)
 
+    @text_only
     def forward(
         self, token_ids: Int[Tensor, "B T"], cache: Cache | None = None, mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T vocab"]:

@@ -28,6 +28,7 @@ from helpers.models.deepseek_v4_config import (
     published_name,
     to_hf,
 )
+from helpers.models.text_only import text_only
 from helpers.moe.experts import Experts, swiglu
 from helpers.moe.router import Routing, hashed, sqrt_softplus_top_k
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -128,6 +129,7 @@ class DeepSeekV4(nn.Module):
         self.norm = RMSNorm(config.width, config.norm_epsilon)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
 
+    @text_only
     def forward(
         self, token_ids: Int[Tensor, "B T"], cache: Cache | None = None, mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T vocab"]:

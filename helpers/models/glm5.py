@@ -23,6 +23,7 @@ from helpers.layers.rope import angles, frequencies, rotate_neighbours
 from helpers.layers.rows import arrange
 from helpers.models.deepseek_v32 import NAMES, dense_blocks  # its tensors are named and its blocks laid out alike
 from helpers.models.published import check_features, check_sizes, checkpoint_name, flattened
+from helpers.models.text_only import text_only
 from helpers.moe.mixture import Choice, Mixture
 from helpers.shapes import Bool, Float, Int, Tensor
 
@@ -189,6 +190,7 @@ class GLM5(nn.Module):
         self.norm = RMSNorm(config.width, config.norm_epsilon)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
 
+    @text_only
     def forward(
         self, token_ids: Int[Tensor, "B T"], cache: Cache | None = None, mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T vocab"]:

@@ -18,6 +18,7 @@ from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import angles, frequencies
 from helpers.layers.rows import arrange
 from helpers.models.published import check_features, check_sizes, checkpoint_name, flattened
+from helpers.models.text_only import text_only
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
@@ -125,6 +126,7 @@ class Qwen3(nn.Module):
         self.norm = RMSNorm(config.width, config.norm_epsilon)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
 
+    @text_only
     def forward(
         self, token_ids: Int[Tensor, "B T"], cache: Cache | None = None, mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T vocab"]:

@@ -19,6 +19,7 @@ from helpers.layers.norm import ZeroCentredNorm
 from helpers.layers.rope import angles_of_axes, frequencies
 from helpers.layers.rows import Rows, arrange
 from helpers.models.published import check_features, check_sizes, checkpoint_name, flattened
+from helpers.models.text_only import text_only
 from helpers.moe.experts import Experts
 from helpers.moe.router import softmax_top_k
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -248,6 +249,7 @@ class Qwen3_5(nn.Module):
         self.norm = ZeroCentredNorm(config.width, config.norm_epsilon)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
 
+    @text_only
     def forward(
         self, token_ids: Int[Tensor, "B T"], cache: Cache | None = None, mask: Bool[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T vocab"]:

@@ -13,6 +13,7 @@ from course import parity
 from course.parity_configs import CONFIGS
 from helpers.checkpoints import load
 from helpers.compare import max_error
+from helpers.generate import generate
 
 CPU = torch.device("cpu")
 SAME = 1e-9  # float64 against itself
@@ -88,3 +89,14 @@ def test_float64_sees_what_float32_rounds_away(family):
     right = model(ids)
     getattr(model, "text", model).norm.weight[0] *= 1 + 1e-6
     assert SAME < max_error(model(ids), right) < 1e-4
+
+
+def test_images_that_a_model_cannot_read_are_refused_in_words(family):
+    name, folder = family
+    model, ids, images = load(folder), texts(name), {"pixel_values": torch.zeros(4, 8)}
+    sees = "vision_config" in CONFIGS[name].sizes
+    words = "it must hold pixel_values and image_grid_thw" if sees else f"{type(model).__name__} reads text only, and"
+    for ask in (lambda: model(ids, images=images), lambda: generate(model, ids, images=images)):
+        with pytest.raises(ValueError, match=words):
+            ask()
+    assert torch.equal(model(ids, images=None), model(ids))
