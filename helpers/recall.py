@@ -1,0 +1,58 @@
+"""How much of what it has read a model says by heart: facts asked one by one, greedy, right or wrong to the letter."""
+
+from collections.abc import Sequence
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from helpers.data.languages import Fact, ask
+from helpers.generate import generate
+from helpers.shapes import Bool, Int, Tensor
+
+BEFORE = "\n"  # a line end stands before nearly every question that the model has read
+
+
+def share_recalled(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact], batch: int = 256) -> float:
+    """The share of ``facts`` that ``recalled`` finds; 0 to 1. Raises ValueError where there are none to ask."""
+    if not facts:
+        raise ValueError("there are no facts to ask for; at least one is needed")
+    return sum(recalled(model, tokenizer, facts, batch)) / len(facts)
+
+
+def recalled(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact], batch: int = 256) -> list[bool]:
+    """For each fact: does the model, given ``de|FR``, go on with ``=Frankreich`` and a line end, and nothing else?
+
+    It takes the most likely token each time. ``model`` is anything that ``generate`` takes, on any device; questions of
+    equal length go through it together. The tokenizer is one of ``tokenizers`` (the zoo's ``tokenizer.json``).
+    """
+    order = sorted(range(len(facts)), key=lambda place: len(tokenizer.encode(BEFORE + ask(facts[place])).ids))
+    right = [False] * len(facts)
+    for start in range(0, len(facts), batch):
+        places = order[start : start + batch]
+        for place, said in zip(places, _say(model, tokenizer, [facts[place] for place in places]), strict=True):
+            right[place] = said.startswith(f"={facts[place].answer}\n")
+    return right
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Rows of token ids made equally long with zeros on the left, and the mask that is True for the real ones."""
+    longest = max(map(len, rows))
+    token_ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        token_ids[number, longest - len(row) :] = torch.tensor(row)
+        mask[number, longest - len(row) :] = True
+    return token_ids, mask
+
+
+def _say(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact]) -> list[str]:
+    """What the model writes after each question: as many tokens as the longest right answer takes."""
+    token_ids, mask = padded([tokenizer.encode(BEFORE + ask(fact)).ids for fact in facts])
+    needed = max(len(tokenizer.encode(f"={fact.answer}\n").ids) for fact in facts)
+    device = next(model.parameters()).device
+    given = {} if mask.all() else {"mask": mask.to(device)}
+    line_end = tokenizer.encode("\n").ids
+    eos = line_end[0] if len(line_end) == 1 else None
+    written = generate(model, token_ids.to(device), needed, eos=eos, **given)[:, token_ids.shape[1] :]
+    return tokenizer.decode_batch(written.tolist())
