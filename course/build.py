@@ -32,8 +32,17 @@ _METADATA = {
 
 def notebook(source: Path, solved: bool) -> str:
     """The notebook of a source as text. Raises ValueError, naming file and cell, for a source against the rules."""
+    return _notebook(checked_cells(source), solved)
+
+
+def checked_cells(source: Path) -> list[Cell]:
+    """The cells of a source. Raises ValueError, naming file and cell, for a source against the rules."""
     found = cells(source)
     check_source(source, found)
+    return found
+
+
+def _notebook(found: list[Cell], solved: bool) -> str:
     made = nbformat.v4.new_notebook(metadata=_METADATA, cells=_notebook_cells(found, solved))
     made.metadata["course"] = {"cells": _cells_hash(made)}
     made.nbformat_minor = 5
@@ -112,8 +121,9 @@ def targets() -> dict[Path, str]:
     """Every built file and its text."""
     made = {}
     for path in sources().values():
-        made[NOTEBOOKS / f"{path.stem}.ipynb"] = notebook(path, solved=False)
-        made[SOLVED / f"{path.stem}.ipynb"] = notebook(path, solved=True)
+        found = checked_cells(path)
+        made[NOTEBOOKS / f"{path.stem}.ipynb"] = _notebook(found, solved=False)
+        made[SOLVED / f"{path.stem}.ipynb"] = _notebook(found, solved=True)
     made[REPOSITORY / "README.md"] = fill_readme((REPOSITORY / "README.md").read_text(encoding="utf-8"))
     made[REPOSITORY / "binder" / "requirements.txt"] = fill_requirements()
     return made

@@ -11,11 +11,10 @@ import re
 import statistics
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-from course.build import check_source
+from course.build import checked_cells
 from course.exercise import Exercise
-from course.sources import Cell, cells, source, sources
+from course.sources import Cell, source, sources
 from course.syllabus import syllabus
 
 PARAMETERS = ("scale", "checkpoint", "device", "seed")
@@ -146,8 +145,15 @@ def exercises(lesson: str) -> dict[str, Exercise]:
 
 
 def complaints(lesson: str) -> list[str]:
-    """What is wrong with a lesson, in sentences; empty when every rule holds."""
-    found = cells(source(lesson))
+    """What is wrong with a lesson, in sentences; empty when every rule holds. Build's rules first: others rely on them.
+
+    Raises ValueError where there is no such lesson.
+    """
+    path = source(lesson)
+    try:
+        found = checked_cells(path)
+    except ValueError as error:
+        return [str(error)]
     said = [sentence for rule in RULES for sentence in rule(found)]
     said += _title(lesson, found)
     tagged = {cell.tag("exercise") for cell in found if cell.tag("exercise")}
@@ -188,15 +194,6 @@ def _first(cell: Cell) -> str:
     return repr((cell.text.strip().splitlines() or ["empty"])[0][:50])
 
 
-def check_lesson(lesson: str, path: Path) -> list[str]:
-    """Build rules first: the others rely on them."""
-    try:
-        check_source(path, cells(path))
-    except ValueError as error:
-        return [str(error)]
-    return complaints(lesson)
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python3 -m course check", description="Hold lessons to the rules of the house."
@@ -206,7 +203,7 @@ def main(argv: list[str]) -> int:
     said = 0
     for lesson in wanted:
         try:
-            found = check_lesson(lesson, source(lesson))
+            found = complaints(lesson)
         except ValueError as error:
             found = [str(error)]
         for sentence in found:

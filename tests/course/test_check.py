@@ -2,7 +2,7 @@
 
 import pytest
 
-from course import check
+from course import build, check, sources
 from course.sources import Cell
 
 
@@ -71,3 +71,12 @@ def test_comments_and_blank_lines_do_not_make_a_cell_long():
 def test_an_unknown_lesson_is_one_line(capsys):
     assert check.main(["77"]) == 1
     assert "✗ 77: no lesson '77'" in capsys.readouterr().out
+
+
+def test_checking_and_building_read_each_source_once(monkeypatch):
+    read, jupytext_read = [], sources.jupytext.read
+    monkeypatch.setattr(sources.jupytext, "read", lambda path, **fmt: read.append(path) or jupytext_read(path, **fmt))
+    for work in (lambda: check.main([]), build.targets):
+        read.clear()
+        work()
+        assert read == list(sources.sources().values())
