@@ -1,6 +1,7 @@
 """Opening a checkpoint safely, with a reader of our own, and writing one that transformers reads.
 
-strict_json   JSON without second meanings          safetensors   one file: header, map, every refusal
+strict_json   JSON without second meanings          header        what a file says of itself, and every refusal
+safetensors   one file: its tensors                 error         a refusal, one line
 folder        config.json, shards and their index   hub           from a name to a folder
 families      config.json -> our model              configs       our config -> config.json
 fill, write   weights into a model, and out of it
@@ -13,11 +14,11 @@ import os
 import torch
 from torch import nn
 
+from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.families import empty_model, family_of
 from helpers.checkpoints.fill import fill_model
 from helpers.checkpoints.folder import read_config, tensors
 from helpers.checkpoints.hub import resolve
-from helpers.checkpoints.safetensors import CheckpointError
 from helpers.checkpoints.stored import Files
 from helpers.checkpoints.write import save
 from helpers.device import pick

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from helpers.checkpoints import configs
+from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.folder import CONFIG
-from helpers.checkpoints.safetensors import CheckpointError
 from helpers.models import (
     deepseek_v3,
     deepseek_v4,

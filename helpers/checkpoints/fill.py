@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from helpers.checkpoints.safetensors import CheckpointError
+from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.stored import Files, Stored
 
 PLAIN = ("F64", "F32", "F16", "BF16")  # one number after the other, no scale beside it

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from helpers.checkpoints.safetensors import MAX_HEADER_BYTES, CheckpointError, Entry, Tensors, open_tensors, read_header
+from helpers.checkpoints.error import CheckpointError
+from helpers.checkpoints.header import MAX_HEADER_BYTES, Entry
+from helpers.checkpoints.safetensors import Tensors, open_tensors, read_header
 from helpers.checkpoints.strict_json import parse_object
 
 CONFIG = "config.json"

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from helpers import zoo
+from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.folder import CONFIG
-from helpers.checkpoints.safetensors import CheckpointError
 
 ZOO_DEFAULT = "tiny-qwen3"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)

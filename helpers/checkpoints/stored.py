@@ -18,9 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.folder import weight_files
+from helpers.checkpoints.header import Entry
 from helpers.checkpoints.packed import Block, check_grid, check_int4, unpack_fp4, unpack_fp8, unpack_int4
-from helpers.checkpoints.safetensors import CheckpointError, Entry, read_header, read_tensor
+from helpers.checkpoints.safetensors import read_header, read_tensor
 
 SCALES = ("F32", "F16", "BF16", "F8_E8M0")  # types that a scale may have
 FP4_GROUP = 32

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.families import FAMILIES, Family
 from helpers.checkpoints.folder import CONFIG, SINGLE
-from helpers.checkpoints.safetensors import CheckpointError
 
 
 def save(model: nn.Module, folder: str | os.PathLike) -> None:

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save
 
 from helpers.checkpoints import folder as folders
-from helpers.checkpoints.safetensors import DTYPES, CheckpointError, open_tensors, read_tensor
+from helpers.checkpoints.error import CheckpointError
+from helpers.checkpoints.header import DTYPES
+from helpers.checkpoints.safetensors import open_tensors, read_tensor
 
 FILES_A_BATCH = 100
 BATCHES = range(200 if os.environ.get("COURSE_NIGHTLY") == "1" else 8)

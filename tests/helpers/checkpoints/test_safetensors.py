@@ -11,14 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.checkpoints.safetensors import (
-    DTYPES,
-    MAX_HEADER_BYTES,
-    CheckpointError,
-    open_tensors,
-    read_header,
-    read_tensor,
-)
+from helpers.checkpoints.error import CheckpointError
+from helpers.checkpoints.header import DTYPES, MAX_HEADER_BYTES
+from helpers.checkpoints.safetensors import open_tensors, read_header, read_tensor
 
 PLAIN = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 
