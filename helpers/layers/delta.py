@@ -10,6 +10,8 @@ products. Source: Yang, Kautz and Hatamizadeh, "Gated Delta Networks", 2024 (arX
 Yang et al., "Parallelizing Linear Transformers with the Delta Rule", 2024 (arXiv 2406.06484), for the chunks.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -19,6 +21,9 @@ from helpers.layers.rows import Rows
 from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 
+# Logarithms of the steps that a head begins with, as Mamba's do (Gu and Dao, 2023, section 3.6): it fades by rate x step
+# a token. With steps of one it would forget each token at the next.
+SLOWEST_AND_FASTEST = (math.log(0.001), math.log(0.1))
 CHUNK = 64  # tokens: the published choice. Small chunks loop more, large ones make larger triangles
 
 
@@ -181,6 +186,7 @@ class GatedDeltaNet(nn.Module):
         self.output = nn.Linear(num_value_heads * value_dim, width, bias=False)
         nn.init.kaiming_uniform_(self.conv, a=5**0.5)  # as torch does for a convolution
         nn.init.uniform_(self.log_rate, 0.01, 16).data.log_()
+        nn.init.uniform_(self.decay_bias, *SLOWEST_AND_FASTEST).data.exp_().expm1_().log_()  # the inverse of softplus
 
     def forward(self, x: Float[Tensor, "B T D"], rows: Rows, cache: DeltaState | None = None) -> Float[Tensor, "B T D"]:
         mixed, gate = self.mix(x), self._heads(self.gate(x), self.value_dim)
