@@ -1,7 +1,7 @@
 """Training, small and exact: a run that was killed goes on as if nothing had happened, bit for bit.
 
-What makes that possible: batch number ``step`` is a function of the step alone (helpers/data.py), nothing else in a
-step is random, and the checkpoint holds the weights and both of AdamW's moments as they were.
+What makes that possible: batch number ``step`` is a function of the step alone (helpers/data), nothing else in a step
+is random, and the checkpoint holds the weights, the buffers and both of AdamW's moments as they were.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,8 +20,20 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from helpers.data import Batches
 from helpers.shapes import Float, Int, Tensor
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a weight
+
+Loss = Callable[[nn.Module, Any], Tensor]  # (model, batch) -> the number that training makes smaller
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What is trained on: batch number ``step``, always the same one, and what tells two streams apart."""
+
+    def __getitem__(self, step: int) -> Any: ...
+
+    def identity(self) -> dict: ...
 
 
 @dataclass(frozen=True)
@@ -50,14 +63,15 @@ class Run:
 
 
 def initialise(model: nn.Module, seed: int, std: float = 0.02) -> None:
-    """Matrices from a normal distribution, vectors of the norms at one. The same seed gives the same weights."""
+    """Matrices from a normal distribution; vectors and convolutions stay as their layer makes them.
+
+    The same seed gives the same weights, provided that the layers make theirs from a seeded generator too.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
-            if weight.dim() > 1:
+            if weight.dim() > 1 and weight.shape[1] > 1:  # a convolution of each channel is channels x 1 x width
                 weight.copy_(torch.randn(weight.shape, generator=generator) * std)
-            else:
-                weight.fill_(1.0)
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -70,34 +84,40 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 def loss_of(model: nn.Module, batch: Int[Tensor, "B T_and_1"]) -> Float[Tensor, ""]:
     """Mean nats a token of predicting each token from those before it."""
+    batch = batch.to(next(model.parameters()).device)
     return functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1).float(), batch[:, 1:].flatten())
 
 
 def train(
     model: nn.Module,
-    batches: Batches,
+    batches: Stream,
     settings: Settings,
     checkpoint: Path | None = None,
     every: int = 100,
     seconds: float | None = None,
     report: Callable[[Run], None] | None = None,
+    loss: Loss = loss_of,
+    after: Callable[[nn.Module], None] | None = None,
 ) -> Run:
     """Train ``model`` in place up to ``settings.steps``, from ``checkpoint`` where there is one.
 
     The checkpoint is written every ``every`` steps and at the end. After ``seconds`` this sitting ends, and the same
-    call goes on later. ``report`` is called after each step. ValueError where the checkpoint is damaged or belongs to
-    another run (other settings, batches or sizes).
+    call goes on later. ``report`` is called after each step. ``loss(model, batches[step])`` is what is made smaller;
+    weights with ``requires_grad`` off stay as they are. ``after(model)`` is called after each step, for what no
+    gradient trains. ValueError where the checkpoint is damaged or belongs to another run (other settings, batches or
+    sizes).
     """
     optimizer = _optimizer(model, settings)
     identity = _identity(model, batches, settings)
     run = load_checkpoint(checkpoint, model, optimizer, identity) if checkpoint and checkpoint.exists() else Run()
-    device = next(model.parameters()).device
     model.train()
     wall, cpu = time.monotonic() - run.wall_s, time.process_time() - run.cpu_s
     limit = run.wall_s + seconds if seconds is not None else math.inf
     while run.step < settings.steps and run.wall_s < limit:
         rate = learning_rate(run.step, settings)
-        run.losses.append(_step(model, optimizer, batches[run.step].to(device), rate, settings.clip))
+        run.losses.append(_step(model, optimizer, loss(model, batches[run.step]), rate, settings.clip))
+        if after:
+            after(model)
         run.wall_s, run.cpu_s = time.monotonic() - wall, time.process_time() - cpu
         ending = run.step == settings.steps or run.wall_s >= limit
         if checkpoint and (run.step % every == 0 or ending):
@@ -136,10 +156,12 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, 
     if about["identity"] != identity:
         raise ValueError(f"{path} belongs to another run: {about['identity']}; this one is {identity}")
     with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(tensors[f"buffer.{name}"])
         for name, weight in model.named_parameters():
             weight.copy_(tensors[f"weight.{name}"])
-            state = {key: tensors[f"{key}.{name}"].to(weight.device) for key in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[weight] = {"step": tensors[f"step.{name}"].to(weight.device), **state}
+            if f"step.{name}" in tensors:  # a weight that has had no gradient has no moments
+                optimizer.state[weight] = {key: tensors[f"{key}.{name}"].to(weight.device) for key in MOMENTS}
     return Run(**about["run"])
 
 
@@ -175,7 +197,7 @@ def _nats(model: nn.Module, rows: list[Tensor]) -> float:
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    weights = list(model.parameters())
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [w for w in weights if w.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0},
@@ -183,8 +205,7 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.AdamW, batch: Tensor, lr: float, clip: float) -> float:
-    loss = loss_of(model, batch)
+def _step(model: nn.Module, optimizer: torch.optim.AdamW, loss: Float[Tensor, ""], lr: float, clip: float) -> float:
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     for group in optimizer.param_groups:
@@ -194,17 +215,16 @@ def _step(model: nn.Module, optimizer: torch.optim.AdamW, batch: Tensor, lr: flo
     return loss.item()
 
 
-def _identity(model: nn.Module, batches: Batches, settings: Settings) -> str:
+def _identity(model: nn.Module, batches: Stream, settings: Settings) -> str:
     """A line that two runs share only if they take the same steps."""
     weights = sum(weight.numel() for weight in model.parameters())
-    tokens = hashlib.sha256(batches.tokens.numpy().tobytes()).hexdigest()[:16]
-    data = {"tokens": tokens, "batch": batches.batch, "length": batches.length, "seed": batches.seed}
-    return json.dumps({"weights": weights, **asdict(settings), **data})
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return json.dumps({"weights": weights, "trained": trained, **asdict(settings), **batches.identity()})
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """Every weight, and AdamW's two moments and step count for it, by name."""
-    tensors = {}
+    """Every weight and buffer, and AdamW's two moments and step count for each weight that it moved, by name."""
+    tensors = {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
     for name, weight in model.named_parameters():
         tensors[f"weight.{name}"] = weight.detach()
         tensors |= {f"{key}.{name}": value for key, value in optimizer.state[weight].items()}

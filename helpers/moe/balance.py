@@ -1,0 +1,70 @@
+"""Balance: how the load of the experts is kept even while a mixture is trained.
+
+A router that is left alone sends more and more tokens to the few experts that learned first. DeepSeek-V3's family adds
+a bias to the choice and moves it after every step, towards the experts that got too little; no gradient is involved.
+Routers without a bias (Qwen's) take an extra loss instead. Source: Wang et al., "Auxiliary-Loss-Free Load Balancing
+Strategy for MoE", 2024; Fedus et al., "Switch Transformers", 2021, equation 4, for the loss.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from helpers.moe.experts import Experts
+from helpers.moe.router import load, rebalanced
+from helpers.shapes import Float, Int, Tensor
+
+
+@contextmanager
+def watch_loads(model: nn.Module) -> Iterator[dict[str, Int[Tensor, "E"]]]:
+    """Within the block: for each mixture, by its name, how many tokens each expert got in all calls so far.
+
+    ``blocks.3.mlp`` is the name of the mixture whose experts are ``blocks.3.mlp.experts``. Built in lesson 10.
+    """
+    loads: dict[str, Tensor] = {}
+    hooks = []
+    for name, experts in model.named_modules():
+        if isinstance(experts, Experts):
+            hooks.append(experts.register_forward_pre_hook(_counter(loads, name.removesuffix(".experts"))))
+    try:
+        yield loads
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _counter(loads: dict[str, Tensor], name: str):
+    def count(experts: Experts, given: tuple) -> None:
+        new = load(given[1].detach(), len(experts.gate))
+        loads[name] = loads[name] + new if name in loads else new
+
+    return count
+
+
+def rebalance(model: nn.Module, loads: dict[str, Int[Tensor, "E"]], step: float) -> None:
+    """Move the bias of every router that has one by ``step``, by the loads that were watched. Built in lesson 10."""
+    for name, counts in loads.items():
+        mixture = model.get_submodule(name)
+        router = mixture if hasattr(mixture, "bias") else mixture.router  # DeepSeek-V4 keeps it beside the router
+        bias = getattr(router, "bias", None)
+        if bias is not None:  # Qwen's routers and DeepSeek-V4's tables have none
+            bias.copy_(rebalanced(bias, counts, step))
+
+
+def evenness(counts: Int[Tensor, "E"]) -> float:
+    """Entropy of the load over its largest possible value: 1 where all experts get as much, 0 where one gets all."""
+    shares = counts.double() / counts.sum()
+    return float(-(shares * shares.clamp_min(1e-300).log()).sum() / torch.tensor(float(len(counts))).log())
+
+
+def balance_loss(probabilities: Float[Tensor, "tokens E"], indices: Int[Tensor, "tokens A"]) -> Float[Tensor, ""]:
+    """Switch Transformers' loss: 1 for an even load, up to E / A for the most uneven.
+
+    The share of the tokens that an expert gets (no gradient) times the probability that the router gives it, summed
+    over experts, times E / A. Built in lesson 10.
+    """
+    num_experts = probabilities.shape[-1]
+    share = load(indices, num_experts) / indices.numel()
+    return num_experts * (share * probabilities.mean(dim=0)).sum()
