@@ -21,8 +21,8 @@ from helpers.layers.rows import Rows
 from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 
-# Logarithms of the steps that a head begins with, as Mamba's do (Gu and Dao, 2023, section 3.6): it fades by rate x step
-# a token. With steps of one it would forget each token at the next.
+# Logarithms of the steps that a head begins with, as Mamba's do (Gu and Dao, 2023, section 3.6): it fades by rate x
+# step a token. With steps of one it would forget each token at the next.
 SLOWEST_AND_FASTEST = (math.log(0.001), math.log(0.1))
 CHUNK = 64  # tokens: the published choice. Small chunks loop more, large ones make larger triangles
 
