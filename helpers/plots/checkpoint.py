@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from helpers.plots import GREY, OKABE_ITO, new_figure
+from helpers.plots.look import GREY, LEGEND_BELOW, LINES, OKABE_ITO, new_figure
 from helpers.units import GB, format_bytes
 
 # part of a model -> colour and pattern: two marks, so that no part is told by colour alone
@@ -23,14 +23,6 @@ PART_LOOK = {
 }
 _MACHINE = dict(dash="dash", width=2, color=GREY)  # a limit of memory
 _ABOVE = dict(y=1, yref="paper", yanchor="bottom", showarrow=False)
-# A legend that may need two rows grows upward from the lower edge, into a margin that is kept free for it.
-_LEGEND_BELOW = dict(
-    legend=dict(orientation="h", yref="container", yanchor="bottom", y=0.01, x=0, traceorder="normal"),
-    margin_b=110,
-    xaxis_title_standoff=6,
-)
-_LINES = [("blue", "solid", "circle"), ("orange", "dash", "square"), ("green", "dot", "diamond")]
-_LINES += [("pink", "dashdot", "triangle-up"), ("red", "longdash", "x"), ("sky", "longdashdot", "cross")]
 
 
 def byte_map(runs: Sequence[tuple[str, int]], title: str) -> go.Figure:
@@ -57,7 +49,7 @@ def byte_map(runs: Sequence[tuple[str, int]], title: str) -> go.Figure:
         )
         start, seen = start + size, seen | {part}
     figure.update_yaxes(visible=False)
-    return figure.update_layout(barmode="overlay", height=270, **_LEGEND_BELOW)
+    return figure.update_layout(barmode="overlay", height=270, **LEGEND_BELOW)
 
 
 def parameters_by_part(models: Mapping[str, Mapping[str, int]], title: str) -> go.Figure:
@@ -72,7 +64,7 @@ def parameters_by_part(models: Mapping[str, Mapping[str, int]], title: str) -> g
     figure.update_traces(hovertemplate="%{y}: %{x:.1f} %<extra>%{fullData.name}</extra>")
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(range=[0, 100])
-    return figure.update_layout(barmode="stack", height=190 + 32 * len(models), **_LEGEND_BELOW)
+    return figure.update_layout(barmode="stack", height=190 + 32 * len(models), **LEGEND_BELOW)
 
 
 def weights_against_memory(
@@ -89,7 +81,7 @@ def weights_against_memory(
     lines = ", ".join(f"{name} {size / GB:.3g} GB" for name, size in machines.items())
     figure = new_figure(title, f"Bytes of the weights. {words}. Machines: {lines}.", x="weights (GB, log scale)")
     formats = list(next(iter(weights.values())))
-    for form, (colour, _, symbol) in zip(formats, _LINES, strict=False):
+    for form, (colour, _, symbol) in zip(formats, LINES, strict=False):
         sizes = [weights[model][form] / GB for model in weights]
         marker = dict(color=OKABE_ITO[colour], symbol=symbol, size=11)
         figure.add_scatter(x=sizes, y=list(weights), mode="markers", name=form, marker=marker)
@@ -99,7 +91,7 @@ def weights_against_memory(
         figure.add_annotation(x=math.log10(size / GB), text=name, **_ABOVE)  # on a log axis, text stands at exponents
     figure.update_xaxes(type="log", dtick=1)
     figure.update_yaxes(autorange="reversed")
-    return figure.update_layout(height=190 + 34 * len(weights), **_LEGEND_BELOW)
+    return figure.update_layout(height=190 + 34 * len(weights), **LEGEND_BELOW)
 
 
 def cache_by_context(caches: Mapping[str, Sequence[float]], tokens: Sequence[int], title: str) -> go.Figure:
@@ -107,13 +99,13 @@ def cache_by_context(caches: Mapping[str, Sequence[float]], tokens: Sequence[int
     words = "; ".join(f"{model} {format_bytes(sizes[-1])}" for model, sizes in caches.items())
     alt = f"Cache against context. At {tokens[-1]:,} tokens: {words}."
     figure = new_figure(title, alt, x="context (tokens, log scale)", y="cache (GB, log scale)")
-    for (model, sizes), (colour, dash, symbol) in zip(caches.items(), _LINES, strict=False):
+    for (model, sizes), (colour, dash, symbol) in zip(caches.items(), LINES, strict=False):
         look = dict(line=dict(color=OKABE_ITO[colour], dash=dash), marker=dict(symbol=symbol, size=8))
         figure.add_scatter(x=list(tokens), y=[size / GB for size in sizes], name=model, mode="lines+markers", **look)
     figure.update_traces(hovertemplate="%{x:,} tokens: %{y:.3g} GB<extra>%{fullData.name}</extra>")
     figure.update_xaxes(type="log", dtick=1)
     figure.update_yaxes(type="log", dtick=1)
-    return figure.update_layout(height=440, **_LEGEND_BELOW)
+    return figure.update_layout(height=440, **LEGEND_BELOW)
 
 
 def memory_plan(model: str, weights_bytes: float, cache_bytes: float, memory_bytes: float, setting: str) -> go.Figure:
@@ -137,7 +129,7 @@ def memory_plan(model: str, weights_bytes: float, cache_bytes: float, memory_byt
     figure.add_annotation(x=memory_bytes / GB, text=f"memory {format_bytes(memory_bytes)}", **_ABOVE)
     figure.update_yaxes(visible=False)
     figure.update_xaxes(range=[0, 1.15 * max(need, memory_bytes) / GB])
-    return figure.update_layout(barmode="stack", bargap=0.5, height=280, **_LEGEND_BELOW)
+    return figure.update_layout(barmode="stack", bargap=0.5, height=280, **LEGEND_BELOW)
 
 
 def _look(part: str) -> dict:

@@ -24,6 +24,17 @@ GREY = "#777777"
 _FAINT = "rgba(128,128,128,0.25)"
 _AXIS = dict(gridcolor=_FAINT, zerolinecolor=_FAINT, linecolor=_FAINT, tickcolor=GREY, automargin=True)
 
+# Colour, dash and marker of the first, second, ... line: three marks, so that no line is told by colour alone.
+LINES = [("blue", "solid", "circle"), ("orange", "dash", "square"), ("green", "dot", "diamond")]
+LINES += [("pink", "dashdot", "triangle-up"), ("red", "longdash", "x"), ("sky", "longdashdot", "cross")]
+
+# A legend that may need two rows grows upward from the lower edge, into a margin that is kept free for it.
+LEGEND_BELOW = dict(
+    legend=dict(orientation="h", yref="container", yanchor="bottom", y=0.01, x=0, traceorder="normal"),
+    margin_b=110,
+    xaxis_title_standoff=6,
+)
+
 LOOK = go.layout.Template(
     layout=dict(
         paper_bgcolor="rgba(0,0,0,0)",
