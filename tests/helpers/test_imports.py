@@ -18,11 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 STEPS = (
     ("shapes", "units", "device", "precision", "facts"),  # words
-    ("compare", "measure", "data", "sockets", "plots", "widgets", "ledger", "calibration"),  # evidence
+    # evidence
+    ("compare", "measure", "data", "sockets", "plots", "widgets", "ledger", "calibration", "scaling", "training_bill"),
     ("layers", "moe", "quant"),  # parts
     ("kernels",),  # fast parts
     ("models", "vision", "video"),  # models
-    ("checkpoints", "generate", "recall", "train", "zoo"),  # using them
+    ("losses", "dsa_training", "budgets", "indexed_qwen3"),  # what models are trained for, and to choose
+    ("checkpoints", "generate", "recall", "train", "optim", "zoo"),  # using them
 )
 STEP = {name: number for number, names in enumerate(STEPS) for name in names}
 
@@ -33,6 +35,10 @@ WITHIN_A_STEP = {
     ("plots", "ledger"): "figures of claims know the verdicts that there are",
     ("plots", "calibration"): "figures of probabilities draw bins and scores",
     ("recall", "generate"): "what a model remembers is what it writes",
+    ("dsa_training", "losses"): "sparse training is the language loss, and an indexer's beside it",
+    ("budgets", "dsa_training"): "the layer's own indexer is one rule among others",
+    ("indexed_qwen3", "budgets"): "an indexer beside a dense model is a rule",
+    ("indexed_qwen3", "dsa_training"): "it learns by the same imitation",
     ("zoo", "train"): "a recipe holds the settings of its training",
     ("zoo", "generate"): "a card shows what its model writes",
     ("checkpoints", "zoo"): "the checkpoint called zoo is the one that ships with the course",

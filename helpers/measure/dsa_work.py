@@ -1,0 +1,73 @@
+"""The work of one decoded token in latent attention, dense and sparse, in FLOP and in bytes, from a model's sizes.
+
+Only what grows with the text is counted: scores and mixtures over the earlier tokens. The weights of the layer are read
+and used once in either form, and choosing k of S numbers is no matrix product; both stand beside these in a clock.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+from helpers.measure.work import Work
+
+
+@dataclass(frozen=True)
+class SparseSizes:
+    """What a published config says of one layer; the published names stand in ``of``."""
+
+    heads: int
+    latent: int
+    turned: int
+    key: int  # of a head, without its turned part
+    value: int
+    index_heads: int
+    index_width: int
+    k: int
+
+    @classmethod
+    def of(cls, config: dict) -> "SparseSizes":
+        """From a config.json's dictionary. Raises ValueError naming the sizes that it lacks."""
+        names = ("num_attention_heads", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+        names += ("index_n_heads", "index_head_dim", "index_topk")
+        if missing := [name for name in names if name not in config]:
+            raise ValueError(f"this config has no sparse latent attention: it lacks {', '.join(missing)}")
+        return cls(*(config[name] for name in names))
+
+
+def dense_decode(s: SparseSizes, tokens: int, number_bytes: float = 2) -> Work:
+    """Every head scores and mixes the latents of all ``tokens`` (absorbed form); each latent is read once for all."""
+    flops = 2 * tokens * s.heads * (2 * s.latent + s.turned)
+    return Work(flops, tokens * (s.latent + s.turned) * number_bytes)
+
+
+def index_decode(s: SparseSizes, tokens: int, key_bytes: float = 2) -> Work:
+    """Every index head scores the one index key of all ``tokens``, and the heads are weighed and added."""
+    return Work(2 * tokens * s.index_heads * (s.index_width + 1), tokens * s.index_width * key_bytes)
+
+
+def sparse_decode(
+    s: SparseSizes, tokens: int, number_bytes: float = 2, key_bytes: float | None = None, layers_a_choice: float = 1
+) -> Work:
+    """Index scores of all tokens, attention over k. ``layers_a_choice`` layers share one choice (IndexShare)."""
+    index = index_decode(s, tokens, number_bytes if key_bytes is None else key_bytes)
+    return index * (1 / layers_a_choice) + dense_decode(s, min(s.k, tokens), number_bytes)
+
+
+def break_even(s: SparseSizes, number_bytes: float = 2, key_bytes: float | None = None) -> tuple[float, float]:
+    """The context from which on sparse decoding does less: in FLOP, and in bytes. Infinite where it never does.
+
+    Dense work a token of context D, index work I: ``I n + D k = D n``, so n = k D / (D - I). Built in lesson 07.
+    """
+    dense = dense_decode(s, 1, number_bytes)
+    index = index_decode(s, 1, number_bytes if key_bytes is None else key_bytes)
+    return _meet(s.k, dense.flops, index.flops), _meet(s.k, dense.bytes, index.bytes)
+
+
+def prefill_break_even(s: SparseSizes) -> float:
+    """The same for a token of a prompt, in FLOP. A dense prompt is read in the expanded form, with a key and a value a
+    head, which costs fewer FLOP a pair than the absorbed form over gathered latents. Built in lesson 07."""
+    expanded = 2 * s.heads * (s.key + s.turned + s.value)
+    return _meet(s.k * dense_decode(s, 1).flops / expanded, expanded, index_decode(s, 1).flops)
+
+
+def _meet(k: float, dense: float, index: float) -> float:
+    return k * dense / (dense - index) if dense > index else inf
