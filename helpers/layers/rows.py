@@ -9,6 +9,7 @@ behind, a cache keeps position p in slot p and overwrites it later, and a recurr
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Shaped
 
 from helpers.shapes import Bool, Float, Int, Tensor
 
@@ -37,12 +38,15 @@ class Rows:
 
 
 def arrange(
-    token_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "rows columns"] | None, start: Int[Tensor, "B"] | None
+    token_ids: Shaped[Tensor, "..."], mask: Shaped[Tensor, "..."] | None, start: Int[Tensor, "B"] | None
 ) -> Rows:
-    """The rows of one call. ``mask`` is True for real tokens (None: all), ``start`` the positions already read.
+    """The rows of one call: ``token_ids`` and ``mask`` are B x T, whole numbers and True for real tokens (None: all);
+    ``start`` are the positions already read.
 
-    Raises ValueError for a mask of another shape, or a row without a real token.
+    Raises ValueError for ids that are no batch of whole numbers, for a mask of another shape or of anything but True
+    and False, or for a row without a real token.
     """
+    _check_ids(token_ids)
     batch, length = token_ids.shape
     if start is None:
         start = torch.zeros(batch, dtype=torch.long, device=token_ids.device)
@@ -56,7 +60,15 @@ def arrange(
     return Rows(token_ids.gather(1, order), positions[:, :longest], lengths, order, length)
 
 
+def _check_ids(token_ids: Tensor) -> None:
+    if token_ids.dim() != 2 or not token_ids.shape[1] or token_ids.is_floating_point():
+        given = f"{token_ids.dtype} of the shape {tuple(token_ids.shape)}"
+        raise ValueError(f"token_ids are {given}; they must be whole numbers (rows, tokens), one token or more a row")
+
+
 def _check(token_ids: Tensor, mask: Tensor) -> None:
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask holds {mask.dtype}; it must hold True for real tokens and False for padding")
     if mask.shape != token_ids.shape:
         raise ValueError(f"mask has the shape {tuple(mask.shape)}; token_ids have {tuple(token_ids.shape)}")
     if not mask.any(dim=1).all():

@@ -21,11 +21,13 @@ def unpack(
     ``patch`` is the shape of one patch. Raises ValueError where the grids do not fit the pixels, or for a video.
     Built in lesson 24.
     """
-    if set(images) != {*KEYS}:
-        raise ValueError(f"images holds {', '.join(map(str, images)) or 'nothing'}; it must hold {' and '.join(KEYS)}")
+    if not isinstance(images, Mapping) or set(images) != {*KEYS}:
+        held = ", ".join(map(str, images)) if isinstance(images, Mapping) else f"a {type(images).__name__}"
+        raise ValueError(f"images holds {held or 'nothing'}; it must hold {' and '.join(KEYS)}")
     pixels, grids = (images[key] for key in KEYS)
     if grids.dim() != 2 or grids.shape[1] != 3 or not len(grids) or grids.is_floating_point():
-        raise ValueError(f"image_grid_thw has the shape {tuple(grids.shape)}; it must have (images, 3) whole numbers")
+        given = f"{grids.dtype} of the shape {tuple(grids.shape)}"
+        raise ValueError(f"image_grid_thw is {given}; it must be whole numbers of the shape (images, 3)")
     for n, grid in enumerate(grids.tolist()):
         _check_grid(n, *grid, merge)
     if tuple(pixels.shape[1:]) != patch:

@@ -1,5 +1,7 @@
 """The parts of a decoder: values small enough for paper, properties, and torch as the reference."""
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional
@@ -203,11 +205,22 @@ def test_rows_put_real_tokens_first_and_results_back(mask):
 
 @pytest.mark.parametrize(
     ("mask", "said"),
-    [(torch.ones(2, 3, dtype=torch.bool), r"shape \(2, 3\)"), (torch.eye(4, dtype=torch.bool)[:2] & False, "row 0, 1")],
+    [
+        (torch.ones(2, 3, dtype=torch.bool), r"shape \(2, 3\)"),
+        (torch.eye(4, dtype=torch.bool)[:2] & False, "row 0, 1"),
+        (torch.ones(2, 4, dtype=torch.long), "mask holds torch.int64; it must hold True for real tokens"),
+    ],
 )
 def test_a_mask_that_fits_nothing_is_refused(mask, said):
     with pytest.raises(ValueError, match=said):
         arrange(torch.zeros(2, 4, dtype=torch.long), mask, None)
+
+
+@pytest.mark.parametrize("ids", [torch.arange(4), torch.rand(2, 4), torch.zeros(2, 0, dtype=torch.long)], ids=str)
+def test_ids_that_are_no_batch_of_whole_numbers_are_refused(ids):
+    said = f"token_ids are {ids.dtype} of the shape {tuple(ids.shape)}; they must be whole numbers (rows, tokens)"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        arrange(ids, None, None)
 
 
 def test_attention_with_a_cache_is_attention_without():
