@@ -2,9 +2,10 @@
 
 Read in this order: `work` (FLOP and bytes of a matrix product), `timing` (seconds, paired and interleaved),
 `roofline` (the two ceilings of a machine), `memory` (peak bytes), `flops` (FLOP of a whole training step, counted),
-`records` (results that outlive the session).
+`energy` (joules, where the machine counts them), `records` (results that outlive the session).
 """
 
+from helpers.measure.energy import Energy, measured_energy
 from helpers.measure.flops import StepFlops, count_elements, count_flops, training_flops, training_flops_per_token
 from helpers.measure.memory import Peak, peak_memory
 from helpers.measure.records import Measurement, Record, read_record, recorded, write_record
@@ -24,6 +25,7 @@ from helpers.measure.work import Work, matmul_work
 
 __all__ = [
     "Comparison",
+    "Energy",
     "Measurement",
     "Peak",
     "Rate",
@@ -41,6 +43,7 @@ __all__ = [
     "matmul_work",
     "measure_one",
     "measure_pair",
+    "measured_energy",
     "name_of",
     "peak_memory",
     "read_record",
