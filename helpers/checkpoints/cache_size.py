@@ -64,14 +64,18 @@ def latent_and_index(config: PretrainedConfig, tokens: int) -> int:
 
 
 def state_bytes(config: PretrainedConfig, element_bytes: float) -> float:
-    """Bytes kept by Gated DeltaNet, whatever the length: a float32 matrix a head, and the convolution's last inputs.
+    """Bytes kept by Gated DeltaNet or Kimi Delta Attention, whatever the length: a float32 matrix a head, and the convolution's last inputs.
 
     Source: transformers' qwen3_5 and arXiv 2412.06464; shapes (value heads, key width, value width) and
-    (channels, kernel width).
+    (channels, kernel width). Kimi Linear has as many key heads as value heads, all of one width (arXiv 2510.26692).
     """
-    keys = config.linear_num_key_heads * config.linear_key_head_dim
-    values = config.linear_num_value_heads * config.linear_value_head_dim
-    return 4 * values * config.linear_key_head_dim + element_bytes * (2 * keys + values) * config.linear_conv_kernel_dim
+    if config.model_type == "kimi_linear":
+        key_dim, keys = config.linear_head_dim, config.linear_num_heads * config.linear_head_dim
+        values = keys
+    else:
+        key_dim, keys = config.linear_key_head_dim, config.linear_num_key_heads * config.linear_key_head_dim
+        values = config.linear_num_value_heads * config.linear_value_head_dim
+    return 4 * values * key_dim + element_bytes * (2 * keys + values) * config.linear_conv_kernel_dim
 
 
 def window(config: PretrainedConfig, tokens: int) -> int:

@@ -26,6 +26,10 @@ TINY = {
     "deepseek_v3": _SMALL | _DENSE | _MLA | _EXPERTS | dict(first_k_dense_replace=1),
     "deepseek_v32": _SMALL | _DENSE | _MLA | _EXPERTS | _INDEX,
     "glm_moe_dsa": _SMALL | _DENSE | _MLA | _EXPERTS | _INDEX | dict(num_hidden_layers=6, index_topk_freq=2),
+    "kimi_linear": _SMALL
+    | dict(_DENSE, num_hidden_layers=5, kv_lora_rank=20, qk_rope_head_dim=8, qk_nope_head_dim=12, v_head_dim=16)
+    | dict(num_local_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, linear_head_dim=8, linear_num_heads=3)
+    | dict(pad_token_id=0, bos_token_id=0, eos_token_id=1),
     "deepseek_v4": _SMALL
     | dict(num_hidden_layers=4, head_dim=32, q_lora_rank=16, o_groups=2, o_lora_rank=8, sliding_window=12)
     | dict(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, compress_ratios=[0, 4, 128, 4])
