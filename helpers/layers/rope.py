@@ -17,7 +17,7 @@ from helpers.shapes import Float, Int, Tensor
 def frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Float[Tensor, "halfK"]:
     """Radians a position for each of the ``head_dim / 2`` pairs: ``theta ** (-2i / head_dim)``, from 1 down.
 
-    Raises ValueError where ``head_dim`` is odd. Built in lesson 03.
+    Raises ValueError where ``head_dim`` is odd. Built in lesson 05.
     """
     if head_dim % 2:
         raise ValueError(f"rotary positions turn pairs of coordinates: head_dim must be even, not {head_dim}")
@@ -30,7 +30,7 @@ def angles(
 ) -> tuple[Float[Tensor, "*B T halfK"], Float[Tensor, "*B T halfK"]]:
     """The cosine and the sine of each position's angles, computed in float32 at least and then rounded.
 
-    Built in lesson 03.
+    Built in lesson 05.
     """
     turned = positions.to(wide(dtype))[..., None] * radians
     return turned.cos().to(dtype), turned.sin().to(dtype)
@@ -39,7 +39,7 @@ def angles(
 def rotate(
     x: Float[Tensor, "B T H K"], cos: Float[Tensor, "*B T halfK"], sin: Float[Tensor, "*B T halfK"]
 ) -> Float[Tensor, "B T H K"]:
-    """Turn the pairs (i, i + K/2) of every head by the angle of its position. Built in lesson 03."""
+    """Turn the pairs (i, i + K/2) of every head by the angle of its position. Built in lesson 05."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos[..., None, :], sin[..., None, :]  # one angle for all heads
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
@@ -64,7 +64,7 @@ def rotate_first(
     """Turn the first R coordinates of every head and leave the others as they are: positions for a part of the head.
 
     What is left unturned matches at any distance. Source: Black et al., "GPT-NeoX-20B", 2022 (arXiv 2204.06745); in
-    Qwen3.5 R is a quarter of K. Built in lesson 08.
+    Qwen3.5 R is a quarter of K. Built in lesson 05.
     """
     turned, kept = x.tensor_split([2 * cos.shape[-1]], dim=-1)
     return torch.cat([rotate(turned, cos, sin), kept], dim=-1)

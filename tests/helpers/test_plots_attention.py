@@ -1,0 +1,45 @@
+"""The pictures of lesson 05 carry their data: lines, cells, markers, and the same numbers in words."""
+
+import pytest
+import torch
+
+from helpers.plots import alt_text
+from helpers.plots.attention import attention_map, bytes_a_token, cache_growth, score_by_distance, step_times
+
+
+def test_the_score_stands_at_its_distance():
+    figure = score_by_distance({"all": [1.0, 0.5, -0.25], "none": [1.0, 1.0, 1.0]}, "fades")
+    assert list(figure.data[0].x) == [0, 1, 2]
+    assert list(figure.data[0].y) == [1.0, 0.5, -0.25]
+    assert "all: 1.00 at distance 0, between -0.25 and 1.00" in alt_text(figure)
+
+
+def test_a_cell_that_no_query_may_look_into_is_empty_and_not_zero():
+    weights = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
+    figure = attention_map(weights, ["a", "a"], "who looks at whom")
+    assert figure.data[0].z[0] == [1.0, None]
+    assert figure.data[0].z[1] == [0.25, 0.75]
+    assert len(set(figure.data[0].x)) == 2  # two tokens of one text keep a column each
+    assert "'a' to 'a' (75%)" in alt_text(figure)
+
+
+def test_steps_are_drawn_in_milliseconds_and_the_title_has_the_given_ratio():
+    figure = step_times([64, 128], [0.008, 0.03], [0.002, 0.0025], [0.008, 0.016], times=11.6)
+    assert list(figure.data[0].y) == [8, 30]
+    assert list(figure.data[2].y) == [8, 16]
+    assert figure.layout.title.text == "After 128 tokens, one more costs 12 times as much without the cache"
+    assert "after 64 tokens 8 ms without a cache and 2 ms with it" in alt_text(figure)
+
+
+def test_a_design_that_a_model_lacks_leaves_no_marker():
+    figure = bytes_a_token({"dense": {"own": 4000, "shared": 1000}, "latent": {"own": 9000}}, "bytes")
+    markers = {trace.name: list(trace.x) for trace in figure.data if trace.name}
+    assert markers == {"own": [4000, 9000], "shared": [1000]}
+    assert "dense: 4 kB own, 1 kB shared" in alt_text(figure)
+
+
+def test_the_growth_speaks_of_its_last_design_and_shows_the_weights():
+    figure = cache_growth("m", 2e9, [0, 1000], {"published": [0, 1e9], "own keys": [0, 4e9]})
+    assert figure.layout.title.text == "m, own keys: 4 GB at 1,000 tokens, 2 times the weights"
+    assert figure.layout.shapes[0].y0 == pytest.approx(2)
+    assert figure.layout.yaxis.range[1] > 4
