@@ -19,12 +19,24 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = (
     ("shapes", "units", "device", "precision", "facts"),  # words
     # evidence
-    ("compare", "measure", "data", "sockets", "plots", "widgets", "ledger", "calibration", "scaling", "training_bill"),
+    (
+        "compare",
+        "measure",
+        "data",
+        "bpe",
+        "sockets",
+        "plots",
+        "widgets",
+        "ledger",
+        "calibration",
+        "scaling",
+        "training_bill",
+    ),
     ("layers", "moe", "quant"),  # parts
     ("kernels",),  # fast parts
     ("models", "vision", "video"),  # models
     ("losses", "dsa_training", "budgets", "indexed_qwen3"),  # what models are trained for, and to choose
-    ("checkpoints", "generate", "recall", "train", "optim", "zoo"),  # using them
+    ("checkpoints", "generate", "compiled", "recall", "train", "optim", "zoo"),  # using them
 )
 STEP = {name: number for number, names in enumerate(STEPS) for name in names}
 
@@ -45,7 +57,7 @@ WITHIN_A_STEP = {
     ("zoo", "checkpoints"): "a trained model is written as every other checkpoint is",
 }
 SIBLINGS = {  # folders of one mechanism a file: who may use whom
-    "data": {("python", "corpus"), ("languages", "corpus")},
+    "data": {("python", "corpus"), ("languages", "corpus"), ("parallel", "languages")},
     "layers": {
         ("attention", "norm"),
         ("attention", "rope"),
