@@ -20,9 +20,14 @@ from helpers.shapes import Float, Int, Tensor
 
 
 class Indexers(nn.Module):
-    """One indexer for each block of ``model``: as wide a key as the model's heads have, turned as they are."""
+    """One indexer for each block of ``model``: as wide a key as the model's heads have, turned as they are.
+
+    Raises ValueError for a model of another family.
+    """
 
     def __init__(self, model: Qwen3, num_heads: int, k: int):
+        if not isinstance(model, Qwen3):
+            raise ValueError(f"these indexers stand beside a Qwen3, and this model is a {type(model).__name__}")
         super().__init__()
         c = model.config
         sizes = (c.width, c.width, num_heads, c.head_dim, c.head_dim, k)

@@ -233,3 +233,8 @@ def test_the_models_own_indexers_learn_in_their_warm_up():
         optimizer.zero_grad()
     assert losses[-1] < 0.8 * losses[0]
     assert all(weight.grad is None for name, weight in model.named_parameters() if ".indexer." not in name)
+
+
+def test_another_family_is_refused_by_name():
+    with pytest.raises(ValueError, match="this model is a GLM5"):
+        Indexers(tiny("glm5"), 8, K)
