@@ -42,8 +42,8 @@ def against_the_rule(ratios: Mapping[str, tuple[float, str]], title: str) -> go.
         figure.add_annotation(x=right, y=case, text=label, xanchor="left", showarrow=False)
     figure.add_vline(x=1, line=dict(color=GREY, dash="dash", width=2))
     low, high = min(r for r, _ in ratios.values()), max(r for r, _ in ratios.values())
-    ticks = [t for t in (0.05, 0.1, 0.2, 0.5, 1, 2, 5) if low / 2 < t < high * 8]
-    figure.update_xaxes(type="log", range=[math.log10(low / 1.2), math.log10(high * 7)], tickvals=ticks)
+    ticks = [t for t in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if low / 1.2 < t < high * 2]
+    figure.update_xaxes(type="log", range=[math.log10(low / 1.2), math.log10(high * 12)], tickvals=ticks)
     figure.update_yaxes(autorange="reversed")
     return figure.update_layout(showlegend=False, height=150 + 46 * len(ratios))
 
@@ -84,7 +84,7 @@ def loss_against_flops(
     line = dict(color=GREY, width=4)
     figure.add_scatter(x=xs, y=[law(x) for x in xs], mode="lines", name="fitted law", line=line)
     figure.update_traces(hovertemplate="%{x:.2s}FLOP: %{y:.2f} bits<extra>%{fullData.name}</extra>")
-    figure.update_xaxes(type="log", dtick=1, tickformat="~s")
+    figure.update_xaxes(type="log", dtick="D2", tickformat="~s")
     figure.update_yaxes(type="log", tickvals=[1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8])
     return figure.update_layout(height=500, **LEGEND_BELOW)
 
@@ -147,6 +147,7 @@ def bill(ledgers: Mapping[str, Mapping[str, tuple[float, bool]]], title: str) ->
     return figure.update_layout(barmode="stack", bargap=0.35, height=230 + 62 * len(ledgers), **LEGEND_BELOW)
 
 
+_PLACES = ["bottom left", "top center", "top right"]  # of the names of published runs: some lie close together
 _BILL_LOOK = [("blue", ""), ("sky", "x"), ("green", "."), ("orange", "/"), ("red", "\\"), ("pink", "-")]
 
 
@@ -166,15 +167,15 @@ def budget_plane(
     figure.add_scatter(x=[low, high], y=[20 * low, 20 * high], mode="lines", name="20 tokens a parameter", line=rule)
     marker = dict(color=OKABE_ITO["blue"], symbol="diamond", size=11)
     names, points = list(runs), list(runs.values())
-    look = dict(mode="markers+text", text=names, textposition="top center", name="published runs", marker=marker)
+    look = dict(mode="markers+text", text=names, textposition=_PLACES, name="published runs", marker=marker)
     figure.add_scatter(x=[n for n, _ in points], y=[d for _, d in points], **look)
     star = dict(color=OKABE_ITO["red"], symbol="star", size=17)
     figure.add_scatter(x=[chosen[0]], y=[chosen[1]], mode="markers", name="your choice", marker=star)
     figure.update_traces(hovertemplate="%{x:.2s} parameters, %{y:.2s} tokens<extra>%{fullData.name}</extra>")
     figure.update_xaxes(type="log", range=[8, 12], tickvals=[1e8, 1e9, 1e10, 1e11, 1e12])
     figure.update_xaxes(ticktext=["0.1 B", "1 B", "10 B", "100 B", "1,000 B"])
-    figure.update_yaxes(type="log", range=[9, 15], tickvals=[1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15])
-    figure.update_yaxes(ticktext=["1 B", "10 B", "100 B", "1 T", "10 T", "100 T", "1,000 T"])
+    figure.update_yaxes(type="log", range=[9, 15], tickvals=[1e10, 1e11, 1e12, 1e13, 1e14, 1e15])
+    figure.update_yaxes(ticktext=["10 B", "100 B", "1 T", "10 T", "100 T", "1,000 T"])
     return figure.update_layout(height=500, **LEGEND_BELOW)
 
 
