@@ -568,7 +568,11 @@ check.reveal("05.ratio", formula=flops(1024, 1024) / flops(1, 1024), machine=bot
 # %%
 seconds = [[getattr(times, side).median_s for times in both.values()] for side in ("a", "b")]
 by_flops = [seconds[0][0] * flops(n, n) / flops(contexts[0], contexts[0]) for n in contexts]
-show(draw.step_times(contexts, *seconds, by_flops, times=both[contexts[-1]].ratio))
+lines, grey = dict(zip(("without a cache", "with a cache"), seconds, strict=True)), "without, if time followed FLOP"
+finding = (
+    f"At {contexts[-1]:,} tokens the next one costs {both[contexts[-1]].ratio:.0f} times as much without the cache"
+)
+show(draw.seconds_by(contexts, lines, {grey: by_flops}, "tokens in the text", finding))
 
 # %% [markdown]
 # The formula promises more than the machine gives. A step of one token does so little arithmetic that its time is

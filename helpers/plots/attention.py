@@ -38,30 +38,26 @@ def attention_map(weights: Float[Tensor, "T S"], tokens: Sequence[str], title: s
     return figure.update_layout(height=260 + 22 * len(rows))
 
 
-def step_times(
-    contexts: Sequence[int],
-    without_s: Sequence[float],
-    cached_s: Sequence[float],
-    formula_s: Sequence[float],
-    times: float,
+def seconds_by(
+    points: Sequence[int],
+    measured: Mapping[str, Sequence[float]],
+    formula: Mapping[str, Sequence[float]],
+    x: str,
+    title: str,
 ) -> go.Figure:
-    """Seconds of one more token against the tokens before it, with and without a cache; both axes are logarithmic.
-
-    ``formula_s``: without a cache, scaled from the first context by FLOP. ``times``: the ratio at the last context.
-    """
-    alt = "One more token. " + "; ".join(
-        f"after {n:,} tokens {format_seconds(slow)} without a cache and {format_seconds(fast)} with it"
-        for n, slow, fast in zip(contexts, without_s, cached_s, strict=True)
+    """Seconds against a count, both axes logarithmic: a line in colour for each measured, in grey for each formula."""
+    words = "; ".join(
+        f"at {n:,} " + ", ".join(f"{name} {format_seconds(row[place])}" for name, row in measured.items())
+        for place, n in enumerate(points)
     )
-    title = f"After {contexts[-1]:,} tokens, one more costs {times:.0f} times as much without the cache"
-    figure = new_figure(title, f"{alt}.", x="tokens already read (log scale)", y="one more token (ms, log scale)")
-    lines = {"without a cache": without_s, "with a cache": cached_s}
-    for (name, seconds), (colour, dash, symbol) in zip(lines.items(), LINES, strict=False):
+    figure = new_figure(title, f"Time against {x}: {words}.", x=f"{x} (log scale)", y="time (ms, log scale)")
+    for (name, seconds), (colour, dash, symbol) in zip(measured.items(), LINES, strict=False):
         look = dict(line=dict(color=OKABE_ITO[colour], dash=dash, width=3), marker=dict(symbol=symbol, size=10))
-        figure.add_scatter(x=list(contexts), y=[1e3 * s for s in seconds], name=name, mode="lines+markers", **look)
-    name, line = "without, if time followed FLOP", dict(dash="dot", color=GREY, width=2)
-    figure.add_scatter(x=list(contexts), y=[1e3 * s for s in formula_s], name=name, mode="lines", line=line)
-    figure.update_xaxes(type="log", tickvals=list(contexts), ticktext=[f"{n:,}" for n in contexts])
+        figure.add_scatter(x=list(points), y=[1e3 * s for s in seconds], name=name, mode="lines+markers", **look)
+    for name, seconds in formula.items():
+        line = dict(dash="dot", color=GREY, width=2)
+        figure.add_scatter(x=list(points), y=[1e3 * s for s in seconds], name=name, mode="lines", line=line)
+    figure.update_xaxes(type="log", tickvals=list(points), ticktext=[f"{n:,}" for n in points])
     figure.update_yaxes(type="log", dtick="D2")
     return figure.update_layout(height=420, **LEGEND_BELOW)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from helpers.plots import alt_text
-from helpers.plots.attention import attention_map, bytes_a_token, cache_growth, score_by_distance, step_times
+from helpers.plots import GREY, alt_text
+from helpers.plots.attention import attention_map, bytes_a_token, cache_growth, score_by_distance, seconds_by
 
 
 def test_the_score_stands_at_its_distance():
@@ -23,12 +23,11 @@ def test_a_cell_that_no_query_may_look_into_is_empty_and_not_zero():
     assert "'a' to 'a' (75%)" in alt_text(figure)
 
 
-def test_steps_are_drawn_in_milliseconds_and_the_title_has_the_given_ratio():
-    figure = step_times([64, 128], [0.008, 0.03], [0.002, 0.0025], [0.008, 0.016], times=11.6)
-    assert list(figure.data[0].y) == [8, 30]
-    assert list(figure.data[2].y) == [8, 16]
-    assert figure.layout.title.text == "After 128 tokens, one more costs 12 times as much without the cache"
-    assert "after 64 tokens 8 ms without a cache and 2 ms with it" in alt_text(figure)
+def test_seconds_are_drawn_in_milliseconds_and_formulas_in_grey():
+    figure = seconds_by([64, 128], {"slow": [0.008, 0.03], "fast": [0.002, 0.0025]}, {"FLOP": [0.008, 0.016]}, "n", "t")
+    assert [list(trace.y) for trace in figure.data] == [[8, 30], [2, 2.5], [8, 16]]
+    assert [trace.line.color == GREY for trace in figure.data] == [False, False, True]
+    assert "at 64 slow 8 ms, fast 2 ms; at 128 slow 30 ms, fast 2.5 ms" in alt_text(figure)
 
 
 def test_a_design_that_a_model_lacks_leaves_no_marker():
