@@ -85,9 +85,10 @@ YARN = {
     "mscale": 1.0,
     "mscale_all_dim": 1.0,
 }
-DEEPSEEK_V3 = {**LATENT, **GROUPS, "rope_parameters": YARN}
+LARGE = {**LATENT, **GROUPS, "rope_parameters": YARN}
+DEEPSEEK_V3 = {**LARGE, "num_nextn_predict_layers": 1}
 INDEX = {"index_n_heads": 16, "index_head_dim": 16, "index_topk": 12}
-DEEPSEEK_V32 = {**DEEPSEEK_V3, **INDEX}
+DEEPSEEK_V32 = {**LARGE, **INDEX}
 GLM_5 = {**LATENT, **INDEX, "num_hidden_layers": 4, "indexer_types": ["full", "full", "shared", "shared"]}
 
 DEEPSEEK_V4 = {
@@ -135,7 +136,7 @@ MOONVIT = {
     "pos_emb_width": 4,
 }
 KIMI_K25 = {
-    "text_config": {**DEEPSEEK_V3, "model_type": "deepseek_v3", "n_group": 1, "topk_group": 1},
+    "text_config": {**LARGE, "model_type": "deepseek_v3", "n_group": 1, "topk_group": 1},
     "vision_config": MOONVIT,
     "projection_hidden_size": 32,
     "tie_word_embeddings": False,

@@ -19,6 +19,13 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def no_gradients():
+    """For tests that ask models for their answers: a gradient is wanted where the test says so."""
+    with torch.no_grad():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _learner(tmp_path_factory, monkeypatch):
     """No test touches what a learner left behind."""

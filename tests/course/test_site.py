@@ -231,17 +231,21 @@ def test_a_record_is_a_table_and_a_case_without_one_is_not_measured_yet(tmp_path
 
 
 def test_parity_shows_every_line_and_what_has_none(tmp_path):
-    numbers = {"kl": 0.0, "top1": 1.0, "logit_rms": 1.0, "rounding": 0.0}
-    good = [Line("qwen3", "float32", "none", padding, 2e-6, **numbers) for padding in ("none", "left", "right")]
-    bad = [Line("qwen3", "float32", "split", padding, 1.5, **numbers) for padding in ("none", "left", "right")]
-    rough = [Line("qwen3", "bfloat16", "none", "none", 1.5, **numbers)]
-    write_parity(ParityRecord(MACHINE, [*good, *bad, *rough]), tmp_path)
+    numbers = {"kl": 0.0, "top1": 1.0, "logit_rms": 1.0}
+
+    def lines(dtype: str, cache: str, error: float, rounding: float) -> list[Line]:
+        way = [("qwen3", "text", dtype, cache, padding) for padding in ("none", "left", "right")]
+        return [Line(*one, error, error / 2, **numbers, rounding=rounding) for one in way]
+
+    good, bad = lines("float32", "none", 2e-6, 0.0), lines("float32", "split", 1.5, 0.0)
+    near, far = lines("bfloat16", "none", 0.28, 0.1), lines("bfloat16", "split", 0.29, 0.1)[:1]
+    write_parity(ParityRecord(MACHINE, [*good, *bad, *near, *far]), tmp_path)
     text = parity_page(tmp_path)
     rows = [row for row in text.splitlines() if ">qwen3<" in row]
-    assert len(rows) == 3
+    assert len(rows) == 4
     assert rows[0].count("2.0e-06") == 3
-    assert [re.findall(r">([^<]*)</td></tr>", row) for row in rows] == [["✓"], ["✗"], ["no bound"]]
-    assert rows[2].count(NOT_YET) == 2
+    assert [re.findall("[✓✗]", row) for row in rows] == [["✓"], ["✗"], ["✓"], ["✗"]]
+    assert rows[3].count(NOT_YET) == 2
     assert f'<tr><th scope="row" class="short">deepseek_v3</th><td class="short">{NOT_YET}</td>' in text
 
 
