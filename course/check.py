@@ -24,6 +24,7 @@ _MAY_IMPORT = {
     "course",
     "transformers",
     "numpy",
+    "itertools",
     "json",
     "math",
     "struct",
