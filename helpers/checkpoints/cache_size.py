@@ -64,7 +64,7 @@ def latent_and_index(config: PretrainedConfig, tokens: int) -> int:
 
 
 def state_bytes(config: PretrainedConfig, element_bytes: float) -> float:
-    """Bytes kept by Gated DeltaNet or Kimi Delta Attention, whatever the length: a float32 matrix a head, and the convolution's last inputs.
+    """Bytes kept by Gated DeltaNet or Kimi Delta Attention at any length: a float32 matrix a head, the last inputs.
 
     Source: transformers' qwen3_5 and arXiv 2412.06464; shapes (value heads, key width, value width) and
     (channels, kernel width). Kimi Linear has as many key heads as value heads, all of one width (arXiv 2510.26692).

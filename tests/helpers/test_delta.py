@@ -16,7 +16,7 @@ from helpers.layers.delta import (
 )
 from helpers.layers.rows import arrange
 
-LENGTHS = pytest.mark.parametrize("length", [1, 31, 33, 130])
+LENGTHS = pytest.mark.parametrize("length", [1, 31, 33, 65, 130])
 CHUNKS = pytest.mark.parametrize("chunk", [1, 2, 5, 32, 64, 200])
 
 
