@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_models import padded, placed, tokens
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 from transformers.modeling_layers import MtpModel
 
@@ -81,27 +82,11 @@ def ours_from(config: Config) -> DeepSeekV3:
     return model
 
 
-def tokens(config: Config, length: int, batch: int = 2) -> torch.Tensor:
-    return torch.randint(config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
-
-
-def placed(model: DeepSeekV3, x: torch.Tensor) -> tuple:
-    """What a block needs to know of the positions of ``x``."""
-    positions = torch.arange(x.shape[1]).expand(len(x), -1)
-    return positions, model.rotary(positions, x.dtype)
-
-
 def allowed(config: Config, length: int) -> float:
     return tolerance(torch.float32, config.num_blocks * 4 * (config.width + config.mlp_width + length))
 
 
-@pytest.fixture
-def _no_gradients():
-    with torch.no_grad():
-        yield
-
-
-pytestmark = pytest.mark.usefixtures("_no_gradients")
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def calls(theirs: DeepseekV3ForCausalLM, ids: torch.Tensor, part: str) -> list[tuple]:
@@ -119,7 +104,7 @@ def calls(theirs: DeepseekV3ForCausalLM, ids: torch.Tensor, part: str) -> list[t
 
 @CONFIGS
 def test_every_part_of_every_block_is_transformers(config):
-    theirs, model, ids = reference(config), ours_from(config), tokens(config, 13)
+    theirs, model, ids = reference(config), ours_from(config), tokens(config.vocab_size, 13)
     for n, block in enumerate(model.blocks):
         x, wanted = calls(theirs, ids, "self_attn")[n]
         assert_close(block.attention(x, *placed(model, x)), wanted, allowed(config, 13), f"attention {n}")
@@ -131,7 +116,7 @@ def test_every_part_of_every_block_is_transformers(config):
 
 @pytest.mark.parametrize("config", [SMALL, ODD], ids=["grouped", "odd"])
 def test_every_token_goes_to_the_experts_that_transformers_sends_it_to(config):
-    theirs, model, ids = reference(config), ours_from(config), tokens(config, 33)
+    theirs, model, ids = reference(config), ours_from(config), tokens(config.vocab_size, 33)
     compared = 0
     for n, layer in enumerate(theirs.model.layers):
         if n >= config.num_dense:
@@ -148,7 +133,7 @@ def test_every_token_goes_to_the_experts_that_transformers_sends_it_to(config):
 @CONFIGS
 @pytest.mark.parametrize("length", [1, 31, 33])
 def test_logits_are_transformers(config, length):
-    ids = tokens(config, length)
+    ids = tokens(config.vocab_size, length)
     wanted = reference(config)(ids).logits
     assert_close(ours_from(config)(ids), wanted, allowed(config, length), "logits")
     assert max_error(ours_from(config)(ids), wanted) < 1e-4
@@ -158,26 +143,19 @@ def test_logits_are_transformers(config, length):
 @pytest.mark.parametrize("cuts", [[1] * 19, [19], [7, 1, 1, 10], [18, 1]], ids=str)
 def test_any_split_with_a_cache_is_the_whole(config, cuts):
     model = ours_from(config)
-    ids, cache = tokens(config, 19), model.new_cache()
+    ids, cache = tokens(config.vocab_size, 19), model.new_cache()
     parts = [model(part, cache) for part in ids.split(cuts, dim=1)]
     assert_close(torch.cat(parts, dim=1), model(ids), allowed(config, 19), "cached logits")
     assert cache.length == 19
     assert cache.bytes() == config.num_blocks * 2 * 19 * (config.latent_width + config.rotary_dim) * 4
 
 
-def padded(config: Config, lengths: list[int], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of these lengths in one batch, padded with real-looking ids, and the mask of the real ones."""
-    ids, columns = tokens(config, max(lengths), len(lengths)), torch.arange(max(lengths))
-    wanted = torch.tensor(lengths)[:, None]
-    return ids, (columns >= max(lengths) - wanted) if left else (columns < wanted)
-
-
 @CONFIGS
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_in_a_padded_batch_each_row_gets_the_answer_it_gets_alone(config, left):
     model = ours_from(config)
-    ids, mask = padded(config, [9, 4, 1], left)
-    cache, more = model.new_cache(), (tokens(config, 3, batch=3) + 1) % config.vocab_size
+    ids, mask = padded(config.vocab_size, [9, 4, 1], left)
+    cache, more = model.new_cache(), (tokens(config.vocab_size, 3, batch=3) + 1) % config.vocab_size
     first, then = model(ids, cache, mask), [model(more[:, t : t + 1], cache) for t in range(3)]
     for row in range(3):
         alone = model(torch.cat([ids[row][mask[row]], more[row]])[None])[0]
@@ -188,33 +166,35 @@ def test_in_a_padded_batch_each_row_gets_the_answer_it_gets_alone(config, left):
 
 def test_no_position_sees_a_later_one():
     model = ours_from(SMALL)
-    assert causality_probe(model, tokens(SMALL, 12), 5) < 1e-5  # other rows beside it at its experts: other rounding
-    assert causality_probe(ours_from(DENSE), tokens(DENSE, 12), 5) == 0
+    assert (
+        causality_probe(model, tokens(SMALL.vocab_size, 12), 5) < 1e-5
+    )  # other rows beside it at its experts: other rounding
+    assert causality_probe(ours_from(DENSE), tokens(DENSE.vocab_size, 12), 5) == 0
 
 
 def test_float64_stays_float64_but_for_norms_and_angles():
-    model, ids = ours_from(SMALL).double(), tokens(SMALL, 12)
+    model, ids = ours_from(SMALL).double(), tokens(SMALL.vocab_size, 12)
     cache = model.new_cache()
     steps = [model(part, cache) for part in ids.split(1, dim=1)]
     assert max_error(torch.cat(steps, dim=1), model(ids)) < 1e-9
 
 
 def test_the_wrong_scale_under_yarn_is_seen():
-    model, ids = ours_from(SMALL), tokens(SMALL, 9)
+    model, ids = ours_from(SMALL), tokens(SMALL.vocab_size, 9)
     model.blocks[1].attention.scale = 12**-0.5
     with pytest.raises(AssertionError, match="logits"):
         assert_close(model(ids), reference(SMALL)(ids).logits, allowed(SMALL, 9), "logits")
 
 
 def test_a_bias_that_is_not_loaded_is_seen():
-    model, ids = ours_from(SMALL), tokens(SMALL, 33)
+    model, ids = ours_from(SMALL), tokens(SMALL.vocab_size, 33)
     model.blocks[1].mlp.router.bias.zero_()
     with pytest.raises(AssertionError, match="logits"):
         assert_close(model(ids), reference(SMALL)(ids).logits, allowed(SMALL, 33), "logits")
 
 
 def test_every_gradient_is_transformers():
-    theirs, model, ids = reference(SMALL), ours_from(SMALL), tokens(SMALL, 24)
+    theirs, model, ids = reference(SMALL), ours_from(SMALL), tokens(SMALL.vocab_size, 24)
     with torch.enable_grad():
         for run in (lambda: model(ids), lambda: theirs(ids).logits):
             logits = run()
@@ -246,7 +226,7 @@ DRAFTING = pytest.mark.parametrize("config", [SMALL, ODD], ids=["grouped, yarn",
 @DRAFTING
 @pytest.mark.parametrize("length", [2, 31])
 def test_the_drafter_is_transformers_mtp_layer(config, length):
-    theirs, model, ids = reference(config), ours_from(config), tokens(config, length)
+    theirs, model, ids = reference(config), ours_from(config), tokens(config.vocab_size, length)
     hidden = theirs(ids, output_hidden_states=True).hidden_states[-1][:, :-1]
     assert_close(model.read(ids)[:, :-1], hidden, allowed(config, length), "hidden")
     wanted = their_draft(config, hidden, ids[:, 1:])
@@ -257,7 +237,7 @@ def test_the_drafter_is_transformers_mtp_layer(config, length):
 
 @DRAFTING
 def test_the_drafter_with_a_cache_is_the_drafter_on_the_whole(config):
-    model, ids = ours_from(config), tokens(config, 12)
+    model, ids = ours_from(config), tokens(config.vocab_size, 12)
     hidden, cache = model.read(ids), model.new_draft_cache()
     whole, next_ids = model.draft(hidden[:, :-1], ids[:, 1:]), ids[:, 1:]
     pairs = zip(hidden[:, :-1].split([6, 1, 4], dim=1), next_ids.split([6, 1, 4], dim=1), strict=True)
@@ -267,7 +247,7 @@ def test_the_drafter_with_a_cache_is_the_drafter_on_the_whole(config):
 
 
 def test_what_a_draft_misses_teaches_the_drafter_and_the_model():
-    model, ids = ours_from(SMALL), tokens(SMALL, 24)
+    model, ids = ours_from(SMALL), tokens(SMALL.vocab_size, 24)
     with torch.enable_grad():
         logits = model.draft(model.read(ids)[:, :-2], ids[:, 1:-1])
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 2:].flatten()).backward()
@@ -279,7 +259,7 @@ def test_what_a_draft_misses_teaches_the_drafter_and_the_model():
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_the_drafter_reads_padded_rows_as_it_reads_each_alone(left):
     model = ours_from(SMALL)
-    ids, mask = padded(SMALL, [8, 3, 1], left)
+    ids, mask = padded(SMALL.vocab_size, [8, 3, 1], left)
     hidden = torch.randn(3, 8, SMALL.width, generator=torch.Generator().manual_seed(3))
     together = model.draft(hidden, ids, model.new_draft_cache(), mask)
     for row in range(3):
@@ -325,7 +305,7 @@ def test_drafting_gives_the_tokens_of_plain_greedy_decoding_in_fewer_calls():
 
 
 def test_in_bfloat16_every_part_keeps_its_type():
-    model, ids = ours_from(SMALL).bfloat16(), tokens(SMALL, 9)
+    model, ids = ours_from(SMALL).bfloat16(), tokens(SMALL.vocab_size, 9)
     hidden = model.read(ids, model.new_cache())
     for logits in (model.logits(hidden), model.draft(hidden[:, :-1], ids[:, 1:], model.new_draft_cache())):
         assert logits.dtype == torch.bfloat16
@@ -335,7 +315,7 @@ def test_in_bfloat16_every_part_keeps_its_type():
 def test_a_model_without_a_drafter_says_so():
     model = ours_from(DENSE)
     with pytest.raises(ValueError, match="no drafter"):
-        model.draft(torch.zeros(1, 2, 32), tokens(DENSE, 2, 1))
+        model.draft(torch.zeros(1, 2, 32), tokens(DENSE.vocab_size, 2, 1))
     assert not [name for name in model.state_dict() if "drafter" in name]
 
 

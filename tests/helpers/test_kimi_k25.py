@@ -34,6 +34,7 @@ CONFIGS = {
     "dense": Config(replace(TEXT, num_blocks=2, num_dense=2, num_heads=1, yarn=None), VISION, image_token=0),
 }
 EVERY = pytest.mark.parametrize("name", CONFIGS)
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def published(config: Config) -> dict:
@@ -74,12 +75,6 @@ def images_of(config: Config, *cells: tuple[int, int], seed: int = 3) -> dict[st
 
 def run(theirs: torch.nn.Module, ids: torch.Tensor, images: dict | None = None) -> torch.Tensor:
     return theirs(ids, **(images or {})).logits
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
 
 
 LAYOUTS = [(5, (2, 3), 4), ((1, 4), 3, (3, 1), (2, 2)), (2, (4, 3))]

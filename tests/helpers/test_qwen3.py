@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_models import padded, placed, tokens, watched
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from helpers.compare import assert_close, causality_probe, tolerance
+from helpers.compare import assert_close, causality_probe, max_error, tolerance
 from helpers.models.qwen3 import CONFIG_NAMES, NAMES, Config, Qwen3, from_hf, published_name
 
 SMALL = Config(vocab_size=97, width=32, num_blocks=3, num_heads=4, num_kv_heads=2, head_dim=8, mlp_width=48)
 ODD = Config(vocab_size=61, width=33, num_blocks=2, num_heads=6, num_kv_heads=2, head_dim=10, mlp_width=31, tied=False)
 ONE = Config(101, 24, 1, 3, 1, 16, 40, norm_epsilon=1e-5, rope_theta=1e4)
 CONFIGS = pytest.mark.parametrize("config", [SMALL, ODD, ONE], ids=["tied", "odd and untied", "one key head"])
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def reference(config: Config) -> Qwen3ForCausalLM:
@@ -33,70 +36,64 @@ def ours_from(theirs: Qwen3ForCausalLM, config: Config) -> Qwen3:
     return model
 
 
-def tokens(config: Config, length: int, batch: int = 2) -> torch.Tensor:
-    return torch.randint(config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
-
-
-def placed(model: Qwen3, x: torch.Tensor) -> tuple:
-    """What a block needs to know of the positions of ``x``."""
-    positions = torch.arange(x.shape[1]).expand(len(x), -1)
-    return positions, model.rotary(positions, x.dtype)
-
-
 def allowed(config: Config, length: int) -> float:
     return tolerance(torch.float32, config.num_blocks * (config.width + config.mlp_width + length))
 
 
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
-
-
 @CONFIGS
-def test_every_block_is_transformers(config):
-    theirs, seen = reference(config), []
-    for layer in theirs.model.layers:
-        layer.register_forward_hook(lambda _layer, inputs, output: seen.append((inputs[0], output)))
-    theirs(tokens(config, 13))
-    model = ours_from(theirs, config)
-    for n, (x, output) in enumerate(seen):
-        assert_close(model.blocks[n](x, *placed(model, x)), output, allowed(config, 13), f"block {n}")
-    assert len(seen) == config.num_blocks
+def test_every_part_of_every_block_is_transformers(config):
+    theirs = reference(config)
+    model, seen = ours_from(theirs, config), watched(theirs, tokens(config.vocab_size, 13))
+    for n, block in enumerate(model.blocks):
+        x, wanted = seen[f"{n}.self_attn"]
+        assert_close(block.attention(x, *placed(model, x)), wanted, allowed(config, 13), f"attention {n}")
+        x, wanted = seen[f"{n}.mlp"]
+        assert_close(block.mlp(x), wanted, allowed(config, 13), f"feed-forward {n}")
+        x, wanted = seen[f"{n}"]
+        assert_close(block(x, *placed(model, x)), wanted, allowed(config, 13), f"block {n}")
+    assert len(model.blocks) == len(theirs.model.layers)
 
 
 @CONFIGS
 @pytest.mark.parametrize("length", [1, 31, 33])
 def test_logits_are_transformers(config, length):
     theirs = reference(config)
-    ids = tokens(config, length)
-    assert_close(ours_from(theirs, config)(ids), theirs(ids).logits, allowed(config, length), "logits")
+    ids = tokens(config.vocab_size, length)
+    found, wanted = ours_from(theirs, config)(ids), theirs(ids).logits
+    assert_close(found, wanted, allowed(config, length), "logits")
+    assert max_error(found, wanted) <= 1e-4
+
+
+@CONFIGS
+def test_gradients_are_transformers(config):
+    theirs, ids = reference(config), tokens(config.vocab_size, 24)
+    model = ours_from(theirs, config)
+    with torch.enable_grad():
+        for logits in (model(ids), theirs(ids).logits):
+            torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    wanted = {name: weight.grad for name, weight in theirs.named_parameters()}
+    for name, weight in model.named_parameters():
+        assert weight.grad.isfinite().all(), name
+        assert_close(weight.grad, wanted[published_name(name)], 1e-4, name)
 
 
 @CONFIGS
 @pytest.mark.parametrize("cuts", [[1] * 19, [19], [7, 1, 1, 10], [18, 1]], ids=str)
 def test_any_split_with_a_cache_is_the_whole(config, cuts):
     model = ours_from(reference(config), config)
-    ids, cache = tokens(config, 19), model.new_cache()
+    ids, cache = tokens(config.vocab_size, 19), model.new_cache()
     parts = [model(part, cache) for part in ids.split(cuts, dim=1)]
     assert_close(torch.cat(parts, dim=1), model(ids), allowed(config, 19), "cached logits")
     assert cache.length == 19
     assert cache.bytes() == 2 * config.num_blocks * 2 * 19 * config.num_kv_heads * config.head_dim * 4
 
 
-def padded(config: Config, lengths: list[int], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of these lengths in one batch, padded with real-looking ids, and the mask of the real ones."""
-    ids, columns = tokens(config, max(lengths), len(lengths)), torch.arange(max(lengths))
-    wanted = torch.tensor(lengths)[:, None]
-    return ids, (columns >= max(lengths) - wanted) if left else (columns < wanted)
-
-
 @CONFIGS
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_in_a_padded_batch_each_row_gets_the_answer_it_gets_alone(config, left):
     model = ours_from(reference(config), config)
-    ids, mask = padded(config, [9, 4, 1], left)
-    cache, more = model.new_cache(), tokens(config, 3, batch=3) + 1
+    ids, mask = padded(config.vocab_size, [9, 4, 1], left)
+    cache, more = model.new_cache(), tokens(config.vocab_size, 3, batch=3) + 1
     more = more % config.vocab_size
     first, then = model(ids, cache, mask), [model(more[:, t : t + 1], cache) for t in range(3)]
     for row in range(3):
@@ -108,7 +105,7 @@ def test_in_a_padded_batch_each_row_gets_the_answer_it_gets_alone(config, left):
 
 def test_no_position_sees_a_later_one():
     model = ours_from(reference(SMALL), SMALL)
-    embedded = model.embedding(tokens(SMALL, 12))
+    embedded = model.embedding(tokens(SMALL.vocab_size, 12))
 
     def blocks(x):
         for block in model.blocks:
@@ -120,7 +117,7 @@ def test_no_position_sees_a_later_one():
 
 def test_leaving_out_the_norm_of_the_keys_is_seen():
     theirs = reference(SMALL)
-    model, ids = ours_from(theirs, SMALL), tokens(SMALL, 9)
+    model, ids = ours_from(theirs, SMALL), tokens(SMALL.vocab_size, 9)
     model.blocks[1].attention.key_norm.weight.fill_(1.0)
     with pytest.raises(AssertionError, match="logits"):
         assert_close(model(ids), theirs(ids).logits, allowed(SMALL, 9), "logits")

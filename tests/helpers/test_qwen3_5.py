@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_models import padded, tokens
 from transformers import Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig, Qwen3_5TextConfig
 
 from helpers.checkpoints import plan
@@ -51,6 +52,8 @@ SPARSE = pytest.mark.parametrize("config", [FEW, MANY], ids=["few experts", "man
 KINDS = {True: (Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig), False: (Qwen3_5ForCausalLM, Qwen3_5TextConfig)}
 ROPE = ("rope_theta", "rotary_share", "sections")
 
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
 
 def published(config: Config) -> dict:
     """The dictionary of a config.json that says the same."""
@@ -92,10 +95,6 @@ def ours_from(theirs: torch.nn.Module, config: Config) -> Qwen3_5:
     return model
 
 
-def tokens(config: Config, length: int, batch: int = 2) -> torch.Tensor:
-    return torch.randint(config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
-
-
 def rotary(model: Qwen3_5, positions: torch.Tensor) -> tuple:
     radians = frequencies(model.config.rotary_dim, model.config.rope_theta)
     return angles(positions, radians)
@@ -119,15 +118,9 @@ def watched(theirs: torch.nn.Module, ids: torch.Tensor) -> dict[str, tuple]:
     return seen
 
 
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
-
-
 @CONFIGS
 def test_every_part_and_every_block_is_transformers(config):
-    theirs, ids = reference(config), tokens(config, 70)
+    theirs, ids = reference(config), tokens(config.vocab_size, 70)
     model, rows, seen = ours_from(theirs, config), arrange(ids, None, None), watched(theirs, ids)
     turned = rotary(model, rows.positions)
     for n, block in enumerate(model.blocks):
@@ -151,7 +144,7 @@ def assert_within(ours: torch.Tensor, theirs: torch.Tensor, name: str, allowed: 
 
 @SPARSE
 def test_every_token_goes_to_transformers_experts_with_its_weights(config):
-    theirs, ids = reference(config), tokens(config, 70)
+    theirs, ids = reference(config), tokens(config.vocab_size, 70)
     model, seen = ours_from(theirs, config), watched(theirs, ids)
     for n, block in enumerate(model.blocks):
         x, (_, weights, indices) = seen[f"{n}.mlp.gate"]
@@ -163,7 +156,7 @@ def test_every_token_goes_to_transformers_experts_with_its_weights(config):
 
 @SPARSE
 def test_using_every_expert_is_another_model(config):
-    model, ids = ours_from(reference(config), config), tokens(config, 40)
+    model, ids = ours_from(reference(config), config), tokens(config.vocab_size, 40)
     sparse = model(ids)
     for block in model.blocks:
         block.mlp.experts_per_token = config.num_experts
@@ -173,7 +166,7 @@ def test_using_every_expert_is_another_model(config):
 @CONFIGS
 @pytest.mark.parametrize("length", [1, 31, 33, 130])
 def test_logits_are_transformers(config, length):
-    theirs, ids = reference(config), tokens(config, length)
+    theirs, ids = reference(config), tokens(config.vocab_size, length)
     expected = theirs(ids).logits
     assert expected.std() > 0.3
     assert max_error(ours_from(theirs, config)(ids), expected) <= 1e-4
@@ -183,7 +176,7 @@ def test_logits_are_transformers(config, length):
 @pytest.mark.parametrize("cuts", [[1] * 75, [75], [70, 1, 1, 3], [2, 72, 1]], ids=["tokens", "one", "parts", "odd"])
 def test_any_split_with_a_cache_is_the_whole(config, cuts):
     model = ours_from(reference(config), config)
-    ids, cache = tokens(config, 75), model.new_cache()
+    ids, cache = tokens(config.vocab_size, 75), model.new_cache()
     parts = [model(part, cache) for part in ids.split(cuts, dim=1)]
     assert max_error(torch.cat(parts, dim=1), model(ids)) <= 1e-4
     assert cache.length == 75
@@ -203,7 +196,7 @@ def delta_bytes(config: Config) -> int:
 
 @CONFIGS
 def test_reading_with_a_cache_is_transformers_reading_with_its_own(config):
-    theirs, ids = reference(config), tokens(config, 70)
+    theirs, ids = reference(config), tokens(config.vocab_size, 70)
     model = ours_from(theirs, config)
     first = theirs(ids[:, :66], use_cache=True)
     cache = model.new_cache()
@@ -213,20 +206,13 @@ def test_reading_with_a_cache_is_transformers_reading_with_its_own(config):
         assert max_error(model(ids[:, t : t + 1], cache), step.logits) <= 1e-4
 
 
-def padded(config: Config, lengths: list[int], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of these lengths in one batch, padded with real-looking ids, and the mask of the real ones."""
-    ids, columns = tokens(config, max(lengths), len(lengths)), torch.arange(max(lengths))
-    wanted = torch.tensor(lengths)[:, None]
-    return ids, (columns >= max(lengths) - wanted) if left else (columns < wanted)
-
-
 @CONFIGS
 @pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
 def test_in_a_padded_batch_each_row_gets_transformers_unpadded_answer(config, left):
     theirs = reference(config)
     model = ours_from(theirs, config)
-    ids, mask = padded(config, [70, 5, 1], left)
-    cache, more = model.new_cache(), (tokens(config, 6, batch=3) + 1) % config.vocab_size
+    ids, mask = padded(config.vocab_size, [70, 5, 1], left)
+    cache, more = model.new_cache(), (tokens(config.vocab_size, 6, batch=3) + 1) % config.vocab_size
     calls = [model(ids, cache, mask), *[model(part, cache) for part in more.split([1, 1, 3, 1], dim=1)]]
     for row in range(3):
         alone = theirs(torch.cat([ids[row][mask[row]], more[row]])[None]).logits[0]
@@ -237,7 +223,7 @@ def test_in_a_padded_batch_each_row_gets_transformers_unpadded_answer(config, le
 
 @CONFIGS
 def test_generated_tokens_are_transformers(config):
-    theirs, ids = reference(config), tokens(config, 70)
+    theirs, ids = reference(config), tokens(config.vocab_size, 70)
     expected = theirs.generate(ids, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(ids))
     assert torch.equal(generate(ours_from(theirs, config), ids, max_new_tokens=12), expected)
 
@@ -245,7 +231,7 @@ def test_generated_tokens_are_transformers(config):
 @CONFIGS
 def test_a_second_call_may_be_padded_too(config):
     model = ours_from(reference(config), config)
-    ids, mask = padded(config, [9, 4], left=True)
+    ids, mask = padded(config.vocab_size, [9, 4], left=True)
     cache = model.new_cache()
     calls = [model(ids, cache, mask), model(ids, cache, ~mask | mask.flip(1)), model(ids[:, :1], cache)]
     second = (~mask | mask.flip(1))[1]
@@ -256,14 +242,14 @@ def test_a_second_call_may_be_padded_too(config):
 
 @CONFIGS
 def test_a_row_does_not_depend_on_its_neighbours(config):
-    model, ids = ours_from(reference(config), config), tokens(config, 40, batch=3)
+    model, ids = ours_from(reference(config), config), tokens(config.vocab_size, 40, batch=3)
     for row in range(3):
         assert max_error(model(ids)[row], model(ids[row : row + 1])[0]) <= 1e-5
 
 
 @CONFIGS
 def test_no_position_sees_a_later_one(config):
-    model, ids = ours_from(reference(config), config), tokens(config, 70)
+    model, ids = ours_from(reference(config), config), tokens(config.vocab_size, 70)
     rows = arrange(ids, None, None)
     places = rows.positions.expand(3, -1, -1)
     leak = causality_probe(lambda x: model.decode(x, places, rows), model.embedding(ids), 66)
@@ -272,7 +258,7 @@ def test_no_position_sees_a_later_one(config):
 
 @CONFIGS
 def test_places_of_three_axes_are_transformers(config):
-    theirs, ids = reference(config), tokens(config, 40)
+    theirs, ids = reference(config), tokens(config.vocab_size, 40)
     model, rows = ours_from(theirs, config), arrange(ids, None, None)
     places = torch.randint(50, (3, 2, 40), generator=torch.Generator().manual_seed(2))
     expected = theirs(ids, position_ids=torch.cat([rows.positions[None], places])).logits
@@ -296,7 +282,7 @@ def test_for_text_three_axes_are_one():
 
 @CONFIGS
 def test_gradients_are_transformers(config):
-    theirs, ids = reference(config), tokens(config, 66)
+    theirs, ids = reference(config), tokens(config.vocab_size, 66)
     model = ours_from(theirs, config)
     with torch.enable_grad():
         for logits in (model(ids), theirs(ids).logits):
@@ -309,7 +295,7 @@ def test_gradients_are_transformers(config):
 
 @CONFIGS
 def test_bfloat16_is_as_near_to_float32_as_transformers_is(config):
-    theirs, ids = reference(config), tokens(config, 40, batch=4)
+    theirs, ids = reference(config), tokens(config.vocab_size, 40, batch=4)
     model = ours_from(theirs, config)
     exact, ours = model(ids), model.bfloat16()(ids)
     assert ours.dtype == torch.bfloat16
@@ -320,7 +306,7 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is(config):
     ("part", "value"), [("attention.key_norm.weight", 0.0), ("delta.decay_bias", 1.0), ("attention_norm.weight", 0.0)]
 )
 def test_leaving_out_a_vector_is_seen(part, value):
-    theirs, ids = reference(DENSE), tokens(DENSE, 40)
+    theirs, ids = reference(DENSE), tokens(DENSE.vocab_size, 40)
     model = ours_from(theirs, DENSE)
     next(w for name, w in model.named_parameters() if name.endswith(part)).fill_(value)
     assert max_error(model(ids), theirs(ids).logits) > 1e-3

@@ -43,6 +43,7 @@ CONFIGS = {
     "experts": Config(EXPERTS, VISION, image_token=0),
 }
 EVERY = pytest.mark.parametrize("name", CONFIGS)
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def published(config: Config) -> dict:
@@ -87,12 +88,6 @@ def run(theirs: torch.nn.Module, ids: torch.Tensor, images: dict | None = None) 
     theirs.model.rope_deltas = None
     kinds = (ids == theirs.config.image_token_id).int()
     return theirs(ids, mm_token_type_ids=kinds, **(images or {})).logits
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
 
 
 LAYOUTS = [(5, (2, 3), 4), ((1, 4), 3, (3, 1), 2, (2, 2)), (2, (4, 3))]
