@@ -30,7 +30,7 @@ seed = 0
 import torch
 
 from course.checks import lesson_12 as check
-from helpers.device import pick
+from helpers.device import pick, synchronize
 from helpers.plots import show
 from helpers.plots import training as draw
 from helpers.units import format_count, format_flops, format_seconds
@@ -436,6 +436,7 @@ def train(model, optimizers, lr: float, steps: int, batch: int, length: int, ord
         loss_of(model, data[step - 1]).backward()
         for optimizer in optimizers:
             optimizer.step()
+        synchronize(machine)  # a GPU works on after the call returns
         spent += clock() - begin
         if step in moments:
             with torch.no_grad():
@@ -663,9 +664,10 @@ days = v3.hours["pre-training"] / v3.gpus / 24
 print(f"on {v3.gpus:,} chips that is {days:.0f} days")
 
 # %% [markdown]
-# The hours are plausible: utilisations of a third to a half are what large trainings report. (Most products of this
-# run were in 8-bit numbers, whose peak is twice as high; against that peak the share is half.) So the sum is no
-# trick. Is it *small*? Compare with a dense model of the same year, and with GLM-5, of which no hours were printed.
+# The hours are plausible: a program never reaches the peak of a data sheet, and the dense model below comes to a third
+# of it. (Most products of this run were in 8-bit numbers, whose peak is twice as high; against that peak the share is
+# half.) So the sum is no trick. Is it *small*? Compare with a dense model of the same year, and with GLM-5, of which no
+# hours were printed.
 
 # %%
 llama, glm5 = published_run("Llama 3.1 405B"), published_run("GLM-5")
@@ -700,7 +702,7 @@ def figure(row: dict) -> str:
 
 
 for row in beyond.values():
-    print(f"{row['item']}\n    {figure(row)}; {row['source'].split(':')[0]}")
+    print(f"{row['item']}\n    {figure(row)}; {row['source'].split(';')[0].split(':')[0]}")
 
 # %%
 run_usd = {stage: (usd, True) for stage, usd in v3.usd.items()}
@@ -774,13 +776,18 @@ from helpers.widgets import Slider, explore
 published_points = {run.model: (run.active, run.tokens) for run in (v3, llama, glm5)}
 
 
+def amount(number: float) -> str:
+    """Parameters and tokens as people say them: 37 B, 14.8 T."""
+    return f"{number / 1e12:,.0f} T" if number >= 1e15 else format_count(number).replace(" G", " B")
+
+
 def budget(thousand_usd, rent, used, parameters):
     flops = affordable_flops(1000 * thousand_usd, rent, peak["H800"], used / 100)
     n = parameters * 1e9
     tokens, weeks = flops / six_nd(n, 1), gpu_hours(flops, peak["H800"], used / 100) / 1024 / 168
-    bought = f"{format_count(n).replace(' G', ' B')} parameters, {tokens / 1e12:.3g} T tokens"
-    title = f"{thousand_usd:,.0f},000 USD buy {bought}: {tokens / n:,.3g} a parameter"
-    alt = f"{title}. {flops:.1e} FLOP, {weeks:.2g} weeks on 1,024 chips."
+    bought = f"{amount(n)} parameters, {amount(tokens)} tokens"
+    title = f"{1000 * thousand_usd:,.0f} USD buy {bought}: {amount(tokens / n)} a parameter"
+    alt = f"{title}. {flops:.1e} FLOP, {weeks:,.3g} weeks on 1,024 chips."
     return draw.budget_plane(flops, (n, tokens), published_points, title, alt)
 
 
@@ -957,4 +964,4 @@ check.choose(best_size)
 #   to save memory. Both would raise the utilisation of the chips, and neither is in the usual definition.
 # - **Serving.** A model that is used much costs more to run than to train; lesson 30 adds that up.
 #
-# **Next: 13, Number formats.** Half of the peak came from 8-bit numbers. What does a weight lose in them?
+# **Next: 13, Number formats.** Most products of that run were in 8-bit numbers. What does a weight lose in them?

@@ -147,6 +147,8 @@ def bill(ledgers: Mapping[str, Mapping[str, tuple[float, bool]]], title: str) ->
     return figure.update_layout(barmode="stack", bargap=0.35, height=230 + 62 * len(ledgers), **LEGEND_BELOW)
 
 
+_TOKENS = {1e7: "10 M", 1e8: "100 M", 1e9: "1 B", 1e10: "10 B", 1e11: "100 B", 1e12: "1 T", 1e13: "10 T", 1e14: "100 T"}
+_TOKENS |= {1e15: "1,000 T", 1e16: "10,000 T", 1e17: "100,000 T"}
 _PLACES = ["bottom left", "top center", "top right"]  # of the names of published runs: some lie close together
 _BILL_LOOK = [("blue", ""), ("sky", "x"), ("green", "."), ("orange", "/"), ("red", "\\"), ("pink", "-")]
 
@@ -174,8 +176,9 @@ def budget_plane(
     figure.update_traces(hovertemplate="%{x:.2s} parameters, %{y:.2s} tokens<extra>%{fullData.name}</extra>")
     figure.update_xaxes(type="log", range=[8, 12], tickvals=[1e8, 1e9, 1e10, 1e11, 1e12])
     figure.update_xaxes(ticktext=["0.1 B", "1 B", "10 B", "100 B", "1,000 B"])
-    figure.update_yaxes(type="log", range=[9, 15], tickvals=[1e10, 1e11, 1e12, 1e13, 1e14, 1e15])
-    figure.update_yaxes(ticktext=["10 B", "100 B", "1 T", "10 T", "100 T", "1,000 T"])
+    tokens = math.log10(chosen[1])  # your choice stays in the picture, whatever a slider says
+    figure.update_yaxes(type="log", range=[min(9.3, tokens - 0.5), max(15, tokens + 0.5)])
+    figure.update_yaxes(tickvals=list(_TOKENS), ticktext=list(_TOKENS.values()))
     return figure.update_layout(height=500, **LEGEND_BELOW)
 
 

@@ -72,3 +72,10 @@ def test_every_point_of_the_line_costs_the_budget():
     figure = budget_plane(6e22, (1e10, 1e12), {"a": (37e9, 15e12)}, "budget", "words")
     line = figure.data[0]
     assert [6 * n * d for n, d in zip(line.x, line.y, strict=True)] == pytest.approx([6e22, 6e22])
+
+
+@pytest.mark.parametrize("tokens", [7e7, 1e12, 4e17])
+def test_your_choice_stays_in_the_picture(tokens):
+    figure = budget_plane(6e22, (1e10, tokens), {"a": (37e9, 15e12)}, "budget", "words")
+    low, high = figure.layout.yaxis.range
+    assert 10**low < tokens < 10**high
