@@ -298,7 +298,7 @@ size = {locale: len(normal(text).encode()) for locale, text in calendars.items()
 ratio = {locale: count[locale] / count["en"] for locale in calendars}
 order = sorted(ratio, key=ratio.get)
 print(f"{len(calendars)} locales in {len({locale.split('_')[0] for locale in calendars})} languages")
-for locale in [*order[:3], "en", "de", "zh", "hi", *order[-4:]]:
+for locale in dict.fromkeys([*order[:3], "en", "de", "zh", "hi", *order[-4:]]):
     text = calendars[locale].split("\n")
     print(f"{language_name(locale):28} {count[locale]:5} tokens {ratio[locale]:6.2f} x English   {text[0]}, {text[7]}")
 
@@ -565,7 +565,8 @@ def encode_by_rank(ids: list, merges: dict) -> list:
     # BEGIN SOLUTION
     while known := [pair for pair in pairwise(ids) if pair in merges]:
         first = min(known, key=merges.get)
-        ids = list(merge(ids, first, merges[first]))
+        place = list(pairwise(ids)).index(first)
+        ids = [*ids[:place], merges[first], *ids[place + 2 :]]
     return ids
     # END SOLUTION
 
