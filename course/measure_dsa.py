@@ -2,17 +2,22 @@
 
 transformers' layer and ours hold the same random weights and the same cache, and give the same answer, which is
 checked before any clock runs. transformers makes the keys and values of the whole text anew, and bars those that were
-not chosen by a mask. Ours scores the index keys and reads the latents that were chosen. Timings are interleaved.
+not chosen by a mask. Ours scores the index keys and reads the latents that were chosen. It runs twice: as it is
+written, and compiled, where a compiler is; transformers runs as it is by default. Timings are interleaved, so that each
+of our calls finds the machine's caches as theirs left them: full of other things.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
 from helpers.compare import assert_close
+from helpers.compiled import whole
+from helpers.device import can_compile
 from helpers.layers.dsa import SparseLatents
-from helpers.measure import Measurement, Rate, Work, measure_pair
+from helpers.measure import Comparison, Measurement, Rate, Work, measure_pair
 from helpers.models.glm5 import GLM5, from_hf, published_name
 
 LENGTHS = (8192, 32768, 65536)
@@ -40,20 +45,43 @@ Step = Callable[[], torch.Tensor]
 
 
 def dsa_decode_case(device: torch.device, lengths: tuple[int, ...] = LENGTHS) -> Iterator[Measurement]:
-    """One decoded token of a sparse attention layer, transformers' and ours, same weights and same answer."""
+    """One decoded token of a sparse attention layer, transformers' and ours, written and compiled, same answer."""
     theirs, ours = models(device)
     for length in lengths:
         torch.manual_seed(length)
         x, remembered = torch.randn(1, 1, SIZES["hidden_size"], device=device), memory(length, device)
-        a, b = their_step(theirs, x, remembered), our_step(ours, x, remembered)
-        with torch.inference_mode():
-            assert_close(b(), a(), 1e-5, f"the answer after {length} tokens")
-        pair, weights = measure_pair(a, b, repeats=REPEATS, device=device), weights_work(ours)
-        for label, work, timing in (
-            (f"transformers {length}", weights + masked_work(length), pair.a),
-            (f"ours {length}", weights + sparse_work(length), pair.b),
-        ):
-            yield Measurement.of(label, "float32", [length], Rate(work, timing))
+        a, all_weights = their_step(theirs, x, remembered), weights_work(ours)
+        for way, b in our_steps(ours, x, remembered).items():
+            with torch.inference_mode():
+                assert_close(b(), a(), 1e-5, f"the answer of {way} after {length} tokens")
+            pair = measure_pair(a, b, repeats=REPEATS, device=device)
+            print(said(way, length, pair), file=sys.stderr)
+            for label, work, timing in (
+                (f"{beside(way)} {length}", all_weights + masked_work(length), pair.a),
+                (f"{way} {length}", all_weights + sparse_work(length), pair.b),
+            ):
+                yield Measurement.of(label, "float32", [length], Rate(work, timing))
+
+
+def beside(way: str) -> str:
+    """The label of transformers' line that was timed together with ``way``."""
+    return "transformers" if way == "ours" else f"transformers beside {way}"
+
+
+def said(way: str, length: int, pair: Comparison) -> str:
+    """The result in one line, whichever way it falls."""
+    spread = f"{pair.ratio_q1:.1f} to {pair.ratio_q3:.1f}"
+    return f"  {length} tokens, {way}: {pair.ratio:.1f} times as fast as transformers ({spread})"
+
+
+def our_steps(model: GLM5, x: torch.Tensor, remembered: list[torch.Tensor]) -> dict[str, Step]:
+    """Our layer as it is written and, where a compiler is, as one compiled function."""
+    written = {"ours": our_step(model, x, remembered, SparseLatents())}
+    if not can_compile():
+        return written
+    cache = SparseLatents()
+    cache.reserve(remembered[0].shape[1] + 1)
+    return written | {"compiled": our_step(model, x, remembered, cache, whole(model.blocks[0].attention))}
 
 
 def models(device: torch.device) -> tuple[nn.Module, GLM5]:
@@ -97,9 +125,15 @@ def their_step(model: nn.Module, x: torch.Tensor, remembered: list[torch.Tensor]
     return step
 
 
-def our_step(model: GLM5, x: torch.Tensor, remembered: list[torch.Tensor]) -> Step:
-    """Our layer reads ``x`` after the text; the next time it writes to the same slot."""
-    length, cache, attention = remembered[0].shape[1], SparseLatents(), model.blocks[0].attention
+def our_step(
+    model: GLM5,
+    x: torch.Tensor,
+    remembered: list[torch.Tensor],
+    cache: SparseLatents,
+    attention: Callable | None = None,
+) -> Step:
+    """Our layer reads ``x`` after the text, each time to the same slot. ``attention`` None: as it is written."""
+    length, attention = remembered[0].shape[1], attention or model.blocks[0].attention
     latent, key_turned, index_key = remembered
     before = torch.arange(length, device=x.device)[None]
     cache.latents.write(latent, key_turned, before)

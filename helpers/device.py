@@ -6,7 +6,9 @@ loads by itself where it is installed).
 """
 
 import platform
+import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import psutil
@@ -55,6 +57,12 @@ def describe(device: str | torch.device = "auto") -> dict[str, str | int | None]
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def can_compile() -> bool:
+    """Whether `torch.compile` finds here what it needs: the C++ compiler that it looks for, and Python's headers."""
+    compiler = {"Darwin": "clang++", "Windows": "cl"}.get(platform.system(), "g++")
+    return shutil.which(compiler) is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
 def _accelerator_kind() -> str | None:

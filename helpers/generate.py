@@ -33,7 +33,8 @@ def generate(
     generator = None if seed is None else torch.Generator(token_ids.device).manual_seed(seed)
     cache = model.new_cache()
     ended = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
-    unread, given = token_ids, {"mask": mask, "images": images}  # both belong to the prompt
+    unread, read = token_ids, [token_ids]
+    given = {"mask": mask, "images": images}  # both belong to the prompt
     given = {name: value for name, value in given.items() if value is not None}
     for _ in range(max_new_tokens):
         with torch.inference_mode():  # not even a note that no gradient is wanted; only the logits come out of it
@@ -43,12 +44,12 @@ def generate(
             newest = newest.masked_fill(ended, eos)
             ended |= newest == eos
         unread = newest[:, None].to(token_ids.dtype)
-        token_ids = torch.cat([token_ids, unread], dim=1)
+        read.append(unread)
         if stream:
             stream(newest)
-        if ended.all():
+        if eos is not None and ended.all():
             break
-    return token_ids
+    return torch.cat(read, dim=1)
 
 
 def choose(

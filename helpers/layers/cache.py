@@ -17,24 +17,42 @@ class Slots:
     def __init__(self):
         self._room: Tensor | None = None  # B x capacity x ..., zeros where nothing is yet: never NaN under a mask
         self.length = 0  # slots in use, of the longest row
+        self.reserved: int | None = None  # slots taken at once and all handed out, whatever is in them
 
     @property
     def held(self) -> Float[Tensor, "B S *rest"]:
         """The slots in use; shorter rows of the batch have meaningless ones at their end."""
         return self._room.narrow(1, 0, self.length)
 
+    def reserve(self, capacity: int) -> None:
+        """Take room for ``capacity`` positions at once, in use from the first write on, before anything is held.
+
+        Shapes no longer follow the text, and nobody asks a device where to write: a step can be compiled. What is not
+        yet written is zeros behind every query, where a mask by position bars it.
+        """
+        self.reserved = capacity
+
     def write(self, new: Float[Tensor, "B T *rest"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B S *rest"]:
         """Put ``new`` at its positions (each row's are consecutive); return the slots in use.
 
         Raises ValueError where the batch or the shape of a vector is not the one already held.
         """
+        if self.reserved is not None:
+            return self._put(new, positions)
         starts = positions[:, 0].tolist()  # the one time that a GPU is waited for
         self._fit(new, max(starts) + new.shape[1])
         if min(starts) == max(starts):
             self._room.narrow(1, starts[0], new.shape[1]).copy_(new.detach())
         else:
-            self._room[torch.arange(len(new), device=new.device)[:, None], positions] = new.detach()
+            self._put(new, positions)
         return self.held
+
+    def _put(self, new: Tensor, positions: Tensor) -> Tensor:
+        """Write without asking where: each row at its own positions."""
+        if self._room is None:
+            self._fit(new, self.reserved)
+        self._room[torch.arange(len(new), device=new.device)[:, None], positions] = new.detach()
+        return self._room
 
     def _fit(self, new: Tensor, length: int) -> None:
         """Make room for ``length`` slots, twice as many as before when it grows, so that copying stays rare."""
@@ -66,6 +84,11 @@ class KeyValues:
         """Add the new positions; return all of them, old and new."""
         return self.keys.write(keys, positions), self.values.write(values, positions)
 
+    def reserve(self, capacity: int) -> None:
+        """Room for ``capacity`` positions at once: shapes that a step can be compiled for."""
+        self.keys.reserve(capacity)
+        self.values.reserve(capacity)
+
     def bytes(self) -> int:
         """Keys and values: 2 x B x S x G x K x the size of a number where V = K."""
         return self.keys.bytes() + self.values.bytes()
@@ -88,6 +111,16 @@ class Cache:
         if self.lengths is not None and len(self.lengths) != len(token_ids):
             raise ValueError(f"the cache holds a batch of {len(self.lengths)}; {len(token_ids)} rows were given")
         return arrange(token_ids, mask, self.lengths)
+
+    def reserve(self, capacity: int) -> None:
+        """Room for ``capacity`` positions in every block, before anything is read.
+
+        Raises ValueError where a block keeps what has another shape at every length of the text.
+        """
+        if moving := {type(block).__name__ for block in self.blocks if not hasattr(block, "reserve")}:
+            raise ValueError(f"no fixed room for {', '.join(sorted(moving))}: its shapes follow the text")
+        for block in self.blocks:
+            block.reserve(capacity)
 
     def end(self, rows: Rows) -> None:
         """These rows have been read by every block."""

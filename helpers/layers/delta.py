@@ -150,6 +150,9 @@ class DeltaState:
         """Replace what was held. No gradient flows through it."""
         self.memory, self.inputs = memory.detach(), inputs.detach()
 
+    def reserve(self, capacity: int) -> None:
+        """Nothing: it has one shape whatever ``capacity`` is."""
+
     def bytes(self) -> int:
         """B x (H x K x V x 4 + (width - 1) x channels x the size of a number)."""
         return sum(x.numel() * x.element_size() for x in (self.memory, self.inputs) if x is not None)

@@ -61,7 +61,7 @@ def select_tokens(scores: Float[Tensor, "B T S"], k: int) -> Int[Tensor, "B T ch
     k = min(k, length)
     best = scores.topk(k, sorted=False)
     cut = best.values.amin(dim=-1, keepdim=True)
-    if _left_open(scores, best.values, cut):
+    if torch.compiler.is_compiling() or _left_open(scores, best.values, cut):  # a compiled step cannot look first
         return _earliest(scores, cut, k)
     positions = best.indices.masked_fill(~(best.values > float("-inf")), length).sort(dim=-1).values
     return positions.masked_fill(positions == length, -1)
@@ -170,11 +170,15 @@ class Indexer(nn.Module):
         positions: Int[Tensor, "B T"],
         key: Float[Tensor, "B S K"],
     ) -> Int[Tensor, "B T chosen"]:
-        """One block of queries; the keys behind its last position are not even scored."""
-        length = key.shape[1]
-        key = key[:, : int(positions.max()) + 1]
+        """One block of queries; the keys behind its last position are not even scored.
+
+        In a compiled step shapes stay, whatever the position is: all keys are scored, and those behind are barred.
+        """
+        length, shapes_stay = key.shape[1], torch.compiler.is_compiling()
+        if not shapes_stay:
+            key = key[:, : int(positions.max()) + 1]
         wanted = scores(query, key, weights)
-        if positions.numel() > 1:  # one query alone sees all of them
+        if shapes_stay or positions.numel() > 1:  # else one query alone, which sees all of them
             wanted = wanted.masked_fill(~visible(positions, key.shape[1]), float("-inf"))
         chosen = select_tokens(wanted, self.k)
         return functional.pad(chosen, (0, min(self.k, length) - chosen.shape[-1]), value=-1)
@@ -185,6 +189,11 @@ class SparseLatents:
 
     def __init__(self):
         self.latents, self.index_keys = Latents(), Slots()
+
+    def reserve(self, capacity: int) -> None:
+        """Room for ``capacity`` positions at once: shapes that a step can be compiled for."""
+        self.latents.reserve(capacity)
+        self.index_keys.reserve(capacity)
 
     def bytes(self) -> int:
         """B x S x (C + R) numbers, and B x S x K more for the indexer's keys."""

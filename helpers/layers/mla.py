@@ -105,6 +105,11 @@ class Latents:
         """Add the new positions; return all of them, old and new."""
         return self.latent.write(latent, positions), self.key_turned.write(key_turned, positions)
 
+    def reserve(self, capacity: int) -> None:
+        """Room for ``capacity`` positions at once: shapes that a step can be compiled for."""
+        self.latent.reserve(capacity)
+        self.key_turned.reserve(capacity)
+
     def bytes(self) -> int:
         """B x S x (C + R) x the size of a number; DeepSeek-V3 in bfloat16: 1152 bytes a token and layer."""
         return self.latent.bytes() + self.key_turned.bytes()

@@ -27,13 +27,23 @@ def test_a_way_that_gives_other_tokens_is_not_timed(monkeypatch):
         list(generate_case(CPU, new=3))
 
 
-def test_the_case_writes_a_line_for_each_way(tmp_path, monkeypatch, capsys):
+def test_the_case_writes_two_lines_for_each_way(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure_generate, "REPEATS", 3)
+    monkeypatch.setattr(measure_generate, "our_models", lambda model, tokens: {"ours": model})
     lines = list(generate_case(CPU, new=2))
     record = read_record(write_record(Record("generate", {"device": "cpu"}, lines), tmp_path))
     assert [line.label for line in record.measurements] == ["transformers generate", "ours generate"]
     assert all(line.median_s > 0 and line.shape == [1, 16, 2] for line in record.measurements)
     assert "tokens/s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_compiled_steps_are_timed_where_a_compiler_is(monkeypatch, there):
+    monkeypatch.setattr(measure_generate, "can_compile", lambda: there)
+    model = load(zoo.folder("tiny-qwen3"))
+    ways = measure_generate.our_models(model, 20)
+    assert ways["ours"] is model
+    assert (getattr(ways.get("compiled"), "capacity", None) == 20) == there
 
 
 def test_every_weight_is_read_once_a_token():
@@ -45,12 +55,13 @@ def test_every_weight_is_read_once_a_token():
 
 def test_a_loss_is_said_as_one():
     slow, fast = Timing(2.0, 2.0, 2.0, 9, 1, "wall clock"), Timing(1.0, 1.0, 1.0, 9, 1, "wall clock")
-    assert said(Comparison(fast, slow, 0.5, 0.4, 0.6), 64) == (
-        "  ours 32 tokens/s, transformers 64: 0.50 times (0.40 to 0.60)"
+    assert said("compiled", Comparison(fast, slow, 0.5, 0.4, 0.6), 64) == (
+        "  compiled 32 tokens/s, transformers 64: 0.50 times (0.40 to 0.60)"
     )
 
 
 def test_the_case_is_on_the_list_and_its_record_is_complete():
     assert measure.CASES["generate"] is generate_case
     record = read_record(FOLDER / "cpu" / "generate.json")
-    assert {line.label for line in record.measurements} == {"transformers generate", "ours generate"}
+    ways = ["transformers", "ours", "transformers beside compiled", "compiled"]
+    assert [line.label for line in record.measurements] == [f"{way} generate" for way in ways]
