@@ -513,10 +513,10 @@ for floor in floors.values():
     print(f"floor {floor:.2f}: a thousand times the largest budget would give {far:.2f} bits a byte")
 
 # %% [markdown]
-# Three sizes over two decades of work fit a line well and determine it badly. The lines agree where you measured and
-# part where you did not, which is where you would use them. This is no weakness of small models: a replication of the
-# best known law of this kind, from 400 models, found its printed intervals far too narrow (Epoch AI, on Hoffmann and
-# others, 2022). Whoever shows you one exponent without a range has not told you what you need.
+# Three sizes over so short a range of work fit a line well and determine it badly. The lines agree where you measured
+# and part where you did not, which is where you would use them. This is no weakness of small models: a replication of
+# the best known law of this kind, from 400 models, found its printed intervals far too narrow (Epoch AI, on Hoffmann
+# and others, 2022). Whoever shows you one exponent without a range has not told you what you need.
 
 # %% [markdown]
 # ### AdamW against Muon
@@ -582,8 +582,8 @@ budget = min(many_small[-1][0], *(run[-1][0] for run in runs.values()))
 print(f"AdamW in batches of 512 tokens ({format_flops(budget)}): {loss_at(many_small, budget):.2f} bits a byte")
 
 # %% [markdown]
-# The last line is the middle size from the section before, which took many small steps in place of few large ones. What
-# decides more here, the optimizer or the batch?
+# The last line is the middle size from the section before, which took many small steps in place of few large ones.
+# What decides more here, the optimizer or the batch?
 #
 # Both axes count, and they need not agree: a FLOP of a small iteration takes longer than a FLOP of a large product.
 # One seed, one size and three rates are a look and no proof. What carries over to large models is the arithmetic:
@@ -666,10 +666,10 @@ days = v3.hours["pre-training"] / v3.gpus / 24
 print(f"on {v3.gpus:,} chips that is {days:.0f} days")
 
 # %% [markdown]
-# The hours are plausible: a program never reaches the peak of a data sheet, and the dense model below comes to a third
-# of it. (Most products of this run were in 8-bit numbers, whose peak is twice as high; against that peak the share is
-# half.) So the sum is no trick. Is it *small*? Compare with a dense model of the same year, and with GLM-5, of which no
-# hours were printed.
+# The hours are plausible: a program never reaches the peak of a data sheet, and the dense model below comes to a
+# third of it. (Most products of this run were in 8-bit numbers, whose peak is twice as high; against that peak the
+# share is half.) So the sum is no trick. Is it *small*? Compare with a dense model of the same year, and with GLM-5,
+# of which no hours were printed.
 
 # %%
 llama, glm5 = published_run("Llama 3.1 405B"), published_run("GLM-5")
@@ -724,12 +724,12 @@ show(draw.bill(ledgers, finding))
 
 # %% [markdown]
 # Every bar answers another question. *What would it cost to rent this run again, knowing exactly what to do?* The
-# first. *What did it cost to find out what to do?* The second and third, by estimate. *What must one own and whom must
-# one pay to be able to try?* The last, at the low end of the price of a chip, and still without servers, network and
-# building.
+# first. *What did it cost to find out what to do?* The second and third, by estimate. *What must one own and whom
+# must one pay to be able to try?* The last, at the low end of the price of a chip, and still without servers, network
+# and building.
 #
-# One analyst puts the servers of the whole company at 1.3 to 1.6 billion, in a table in which others found errors. They
-# serve and trade too, so they are no price of this model.
+# One analyst puts the servers of the whole company at 1.3 to 1.6 billion, in a table in which others found errors.
+# They serve and trade too, so they are no price of this model.
 
 # %%
 from helpers.training_bill import energy_kwh
@@ -913,12 +913,12 @@ check.choose(best_size)
 # <details><summary>What a good answer has in it</summary>
 #
 # It says what the figure is: 2.788 million GPU-hours of the final run, at an assumed rent of 2 USD. It says that the
-# hours fit the operations, by a calculation of its own: about 250 GFLOP a token, 14.8 trillion tokens, some 39 % of the
-# peak. It names the wrong word: *builds*. Research and trials are excluded by the lab itself, and data, people and the
-# purchase of the chips are not in a rent.
+# hours fit the operations, by a calculation of its own: about 250 GFLOP a token, 14.8 trillion tokens, some 39 % of
+# the peak. It names the wrong word: *builds*. Research and trials are excluded by the lab itself, and data, people
+# and the purchase of the chips are not in a rent.
 #
-# It does not overshoot: a lower bound of a fuller sum is no proof of any particular larger sum, and eleven times fewer
-# hours than a dense model on as many tokens is real.
+# It does not overshoot: a lower bound of a fuller sum is no proof of any particular larger sum, and eleven times
+# fewer hours than a dense model on as many tokens is real.
 #
 # </details>
 
