@@ -16,6 +16,7 @@ COMMANDS = {
     "parity": "course.parity",
     "site": "course.site",
     "train-zoo": "course.train_zoo",
+    "zoo": "course.zoo",
 }
 
 

@@ -1,31 +1,32 @@
-"""Make a model of the zoo again: ``python3 -m course train-zoo [NAME] [--seconds N] [--steps N] [--out DIR]``.
+"""Make a model of the zoo again: ``python3 -m course train-zoo [NAME] [--seconds N] [--steps N] [--device D]``.
 
 A run that was stopped, by Ctrl-C or by a power cut, goes on with the same command from its last checkpoint.
 """
 
 import argparse
-import math
+import json
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from helpers.data import Corpus, batches, python_corpus
-from helpers.models.qwen3 import Qwen3
-from helpers.train import Run, initialise, train
+from helpers.device import pick
+from helpers.train import Run
+from helpers.zoo import ZOO
+from helpers.zoo.follow import follow
 from helpers.zoo.publish import publish
-from helpers.zoo.recipes import RECIPES, Recipe, recipe
-from helpers.zoo.tokenizer import token_row, train_tokenizer
+from helpers.zoo.recipe import Recipe, Stage
+from helpers.zoo.recipes import RECIPES, recipe
 
 BUILD = Path(__file__).parents[1] / "build" / "zoo"
+RECENT = 25  # steps whose mean loss the bar shows
 
 
 def main(argv: list[str] | None = None, build: Path = BUILD) -> int:
-    """Train one model and write its folder; 0 when it is whole, 1 when there is more to train."""
+    """Train one model and write its folder; 0 when it is whole, 1 when there is more to train, 2 for bad input."""
     args = _parser().parse_args(argv)
     try:
-        return make(_chosen(args), build, args.seconds, args.out)
+        return make(_chosen(args), build, args.seconds, args.device, args.out)
     except ValueError as error:
         print(f"train-zoo: {error}")
         return 2
@@ -34,48 +35,76 @@ def main(argv: list[str] | None = None, build: Path = BUILD) -> int:
         return 130
 
 
-def make(chosen: Recipe, build: Path, seconds: float | None = None, out: Path | None = None) -> int:
-    """Follow a recipe: tokenizer, training (or the rest of it), and the model's folder."""
-    torch.set_num_threads(chosen.threads)
-    corpus = python_corpus()
-    tokenizer = train_tokenizer(corpus.train.values(), chosen.config.vocab_size)
-    model = Qwen3(chosen.config)
-    initialise(model, chosen.seed)
-    run = _train(model, chosen, corpus, tokenizer, build, seconds)
-    if run.step < chosen.settings.steps:
-        print(f"{run.step} of {chosen.settings.steps} steps are done. The same command goes on.")
+def make(chosen: Recipe, build: Path, seconds: float | None, device: str, out: Path | None) -> int:
+    """Follow a recipe, or the rest of it, and write the model's folder."""
+    others = {name: _card(name, build) for name in chosen.beside}
+    with Bars(chosen) as bars:
+        made = follow(chosen, build, seconds, bars.report, pick(device))
+    if not made.whole:
+        stage, run = list(made.runs.items())[-1]
+        print(f"{run.step} of {_steps(chosen)[stage]} steps of the stage {stage!r} are done. The same command goes on.")
         return 1
     folder = out or build / chosen.name / "model"
-    card = publish(folder, model, tokenizer, chosen, run, corpus)
-    print(f"{folder}: {card['held_out']['bits_per_byte']:.3f} bits per byte on files that it never saw")
+    card = publish(folder, chosen, made, others)
+    print(f"{folder}: {card['loss']['value']:.3f} {card['loss']['what']}; {card['can']}")
     return 0
 
 
-def _train(model: Qwen3, chosen: Recipe, corpus: Corpus, tokenizer, build: Path, seconds: float | None) -> Run:
-    tokens = token_row(corpus.train.values(), tokenizer)
-    bits_per_nat = len(tokens) / sum(len(text.encode()) for text in corpus.train.values()) / math.log(2)
-    rows = batches(tokens, chosen.batch, chosen.length, chosen.seed)
-    checkpoint = build / chosen.name / f"checkpoint-{chosen.settings.steps}.safetensors"
-    with tqdm(total=chosen.settings.steps, desc=chosen.name, unit="step", mininterval=1.0) as bar:
+def _card(name: str, build: Path) -> dict:
+    """The card of a model that was made here, or else of the one that ships; ValueError where there is neither."""
+    for folder in (build / name / "model", ZOO / name):
+        if (folder / "card.json").is_file():
+            return json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    raise ValueError(f"the card compares with {name}, which is not here: make it first, train-zoo {name}")
 
-        def report(run: Run) -> None:
-            recent = run.losses[-50:]
-            bar.set_postfix({"bits/byte": f"{sum(recent) / len(recent) * bits_per_nat:.3f}"}, refresh=False)
-            bar.update(run.step - bar.n)
 
-        return train(model, rows, chosen.settings, checkpoint, seconds=seconds, report=report)
+class Bars:
+    """A progress bar for the stage at hand."""
+
+    def __init__(self, chosen: Recipe):
+        self.name, self.steps, self.bar, self.stage = chosen.name, _steps(chosen), None, ""
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *_error) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def report(self, stage: Stage, run: Run) -> None:
+        """After each step."""
+        if stage.name != self.stage:
+            self.__exit__()
+            self.stage = stage.name
+            self.bar = tqdm(total=self.steps[stage.name], desc=f"{self.name}, {stage.name}", unit="step", mininterval=1)
+        recent = run.losses[-RECENT:]
+        self.bar.set_postfix({"loss": f"{sum(recent) / len(recent):.3f}"}, refresh=False)
+        self.bar.update(run.step - self.bar.n)
+
+
+def _steps(chosen: Recipe) -> dict[str, int]:
+    return {stage.name: stage.settings.steps for stage in chosen.stages}
 
 
 def _chosen(args: argparse.Namespace) -> Recipe:
     chosen = recipe(args.name)
-    return chosen if args.steps is None else replace(chosen, settings=replace(chosen.settings, steps=args.steps))
+    return chosen if args.steps is None else shortened(chosen, args.steps)
+
+
+def shortened(chosen: Recipe, steps: int) -> Recipe:
+    """The recipe with at most so many steps in each stage; ValueError for none."""
+    if steps < 1:
+        raise ValueError(f"--steps {steps}: at least one step is needed in each stage")
+    stages = [(stage, replace(stage.settings, steps=min(steps, stage.settings.steps))) for stage in chosen.stages]
+    return replace(chosen, stages=tuple(replace(stage, settings=settings) for stage, settings in stages))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m course train-zoo", description="Make a model of the zoo again.")
     parser.add_argument("name", nargs="?", default="tiny-qwen3", help=f"one of: {', '.join(RECIPES)}")
     parser.add_argument("--seconds", type=float, help="stop after so many seconds; the same command goes on")
-    parser.add_argument("--steps", type=int, help="another number of steps than the recipe's")
+    parser.add_argument("--steps", type=int, help="at most so many steps in each stage")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, …; auto takes a GPU where there is one (auto)")
     parser.add_argument("--out", type=Path, help="the folder to write (build/zoo/NAME/model)")
     return parser
 

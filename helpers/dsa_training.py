@@ -49,7 +49,7 @@ def attending_densely(model: GLM5) -> Iterator[None]:
 
 def _dense(layer: SparseAttention):
     def forward(x, positions, rotary, cache=None, chosen=None):
-        return layer.mla(x, positions, rotary), chosen
+        return layer.mla(x, positions, rotary), positions[..., None][..., :0]  # nothing was chosen
 
     return forward
 
@@ -109,11 +109,12 @@ def imitation_of(read: Read, chosen_only: bool) -> Float[Tensor, ""]:
         target = attention_shares(layer.mla, x, positions, rotary).mean(dim=2)
     wanted, allowed = index_scores(layer.indexer, layer.mla, x, rotary), visible(positions, x.shape[1])
     if chosen_only:
-        allowed = allowed & _kept(wanted.detach().masked_fill(~allowed, float("-inf")), layer.indexer.k)
+        allowed = allowed & scores_kept(wanted.detach().masked_fill(~allowed, float("-inf")), layer.indexer.k)
     return imitation(wanted, target, allowed)
 
 
-def _kept(wanted: Float[Tensor, "B T S"], k: int) -> Bool[Tensor, "B T S"]:
+def scores_kept(wanted: Float[Tensor, "B T S"], k: int) -> Bool[Tensor, "B T S"]:
+    """True for the k highest scores of each query, and for what equals the last of them."""
     return wanted >= wanted.topk(min(k, wanted.shape[-1]), dim=-1).values[..., -1:]
 
 

@@ -1,13 +1,17 @@
 """What the zoo's models are trained for: functions from a model and a batch to the number to make smaller."""
 
+import torch
 from torch import nn
 from torch.nn import functional
 
 from helpers.data.tasks import Rows
 from helpers.models.deepseek_v3 import DeepSeekV3
-from helpers.shapes import Float, Int, Tensor
+from helpers.moe.balance import balance_loss, watch_routers
+from helpers.moe.router import highest
+from helpers.shapes import Float, Tensor
 
 REST = 0.1  # what a token that is no answer counts: it can only be guessed, but its grammar is worth learning
+EVEN = 0.01  # what an uneven load counts
 DRAFT = 0.3  # what the drafter's loss counts, as in DeepSeek-V3's first stage
 
 
@@ -24,17 +28,23 @@ def answers_of(logits: Float[Tensor, "B T vocab"], rows: Rows) -> Float[Tensor, 
     return nats[answer].mean() + REST * nats[real & ~answer].mean()
 
 
-def with_draft(model: DeepSeekV3, batch: Int[Tensor, "B T_and_1"]) -> Float[Tensor, ""]:
-    """Nats of the next token, and ``DRAFT`` x those of the drafter for the one after it.
+def answers_and_draft(model: DeepSeekV3, rows: Rows) -> Float[Tensor, ""]:
+    """``answers`` of the next token, and ``DRAFT`` x those of the drafter for the one after it.
 
     The drafter reads what the model made of token t, and token t + 1; its gradient passes into the model, as in
     training DeepSeek-V3. Source: "DeepSeek-V3 Technical Report", 2024, equations 24 and 25. Built in lesson 11.
     """
-    batch = batch.to(next(model.parameters()).device)
-    hidden = model.read(batch[:, :-1])
-    drafted = model.draft(hidden[:, :-1], batch[:, 1:-1])
-    return _nats(model.logits(hidden), batch[:, 1:]) + DRAFT * _nats(drafted, batch[:, 2:])
+    ids = rows.token_ids.to(next(model.parameters()).device)
+    hidden = model.read(ids[:, :-1])
+    drafted = model.draft(hidden[:, :-1], ids[:, 1:-1])
+    return answers_of(model.logits(hidden), rows) + DRAFT * answers_of(drafted, Rows(*(part[:, 1:] for part in rows)))
 
 
-def _nats(logits: Float[Tensor, "B T vocab"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-    return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+def answers_evenly(model: nn.Module, rows: Rows) -> Float[Tensor, ""]:
+    """``answers``, and ``EVEN`` x the balance loss of each mixture: for routers that have no bias, as Qwen3.5's."""
+    with watch_routers(model) as logits:
+        loss = answers(model, rows)
+    shares = [router.float().softmax(dim=-1) for router in logits]
+    k = model.config.experts_per_token
+    uneven = [balance_loss(share.flatten(0, 1), highest(share, k).flatten(0, 1)) for share in shares]
+    return loss + EVEN * torch.stack(uneven).mean()

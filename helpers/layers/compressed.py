@@ -112,12 +112,19 @@ class CompressedAttention(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         cos, sin = angles(rows.positions, radians, x.dtype)
         latent = self.query_norm(self.query_down(x))
-        query = self.query_up(latent).unflatten(-1, (self.sizes.num_heads, -1))
-        query = rotate_last(functional.rms_norm(query, query.shape[-1:], eps=self.sizes.epsilon), cos, sin)
-        key = rotate_last(self.key_norm(self.key(x))[:, :, None], cos, sin).squeeze(2)
+        query, key = self.queries_and_keys(x, latent, cos, sin)
         window = (cache or self.new_cache()).window.join(key, rows.lengths)
         read = self._attend(query, window, *self._entries(x, latent, rows, radians, cache), rows.positions)
         return self.output(rotate_last(read, cos, -sin))
+
+    def queries_and_keys(
+        self, x: Float[Tensor, "B T D"], latent: Float[Tensor, "B T C"], cos: Tensor, sin: Tensor
+    ) -> tuple[Float[Tensor, "B T H K"], Float[Tensor, "B T K"]]:
+        """Each head's query, and each token's one key that is its value too; both normed and turned."""
+        query = self.query_up(latent).unflatten(-1, (self.sizes.num_heads, -1))
+        query = functional.rms_norm(query, query.shape[-1:], eps=self.sizes.epsilon)
+        key = self.key_norm(self.key(x))[:, :, None]
+        return rotate_last(query, cos, sin), rotate_last(key, cos, sin).squeeze(2)
 
     def _entries(
         self, x: Tensor, latent: Tensor, rows: Rows, radians: Tensor, cache: Compressed | None

@@ -161,12 +161,18 @@ class EntryIndexer(nn.Module):
         keys = self.compressor(x, rows, radians, cache)
         if not keys.shape[1]:
             return rows.positions[..., None][..., :0]
-        query = self.query(query_latent).unflatten(-1, (self.num_heads, -1))
-        query = rotate_last(query, *angles(rows.positions, radians, x.dtype))
+        query = self.queries(query_latent, rows, radians)
         blocks = zip(
             *(part.split(QUERIES_A_BLOCK, 1) for part in (query, self.weights(x), rows.positions)), strict=True
         )
         return torch.cat([self._choose(*block, keys) for block in blocks], dim=1)
+
+    def queries(
+        self, query_latent: Float[Tensor, "B T C"], rows: Rows, radians: Float[Tensor, "halfR"]
+    ) -> Float[Tensor, "B T H K"]:
+        """The index queries, turned by their positions."""
+        query = self.query(query_latent).unflatten(-1, (self.num_heads, -1))
+        return rotate_last(query, *angles(rows.positions, radians, query.dtype))
 
     def _choose(
         self,

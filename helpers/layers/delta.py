@@ -111,6 +111,33 @@ def _fading(since: Float[Tensor, "*B L"]) -> Float[Tensor, "*B L L"]:
     return between.masked_fill(future, float("-inf")).exp()
 
 
+def additive_rule(
+    query: Float[Tensor, "B T H K"],
+    key: Float[Tensor, "B T H K"],
+    value: Float[Tensor, "B T H V"],
+    log_decay: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    state: Float[Tensor, "B H K V"],
+    chunk: int = CHUNK,
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"]]:
+    """The same memory without correction, what it was before the delta rule: S <- exp(g) S + k (beta v)^T.
+
+    A key that is written twice answers with the sum of both values. No published model of today's uses it; it shows
+    what the correction is worth. Source: Yang et al., "Gated Linear Attention", 2023 (arXiv 2312.06635).
+    Built in lesson 08.
+    """
+    length = query.shape[1]
+    q, k, v, g, b = (_chunks(x, min(chunk, length)) for x in (query, key, value, log_decay, beta))
+    since = g.cumsum(dim=-1)
+    seen, queried, written = _fading(since) * (q @ k.mT), since.exp()[..., None] * q, b[..., None] * v
+    left, kept = (since[..., -1:] - since).exp()[..., None] * k, since[..., -1].exp()
+    read = []
+    for n in range(q.shape[2]):
+        read.append(queried[:, :, n] @ state + seen[:, :, n] @ written[:, :, n])
+        state = kept[:, :, n, None, None] * state + left[:, :, n].mT @ written[:, :, n]
+    return torch.cat(read, dim=2)[:, :, :length].transpose(1, 2), state
+
+
 def short_conv(
     x: Float[Tensor, "B T channels"],
     weight: Float[Tensor, "channels 1 width"],
@@ -177,6 +204,7 @@ class GatedDeltaNet(nn.Module):
     ):
         super().__init__()
         self.key_dim, self.value_dim, self.epsilon = key_dim, value_dim, epsilon
+        self.rules = delta_rule, chunked_delta_rule  # for one token, which needs no system of equations, and for many
         self.sizes = [num_key_heads * key_dim, num_key_heads * key_dim, num_value_heads * value_dim]
         self.mix = nn.Linear(width, sum(self.sizes), bias=False)  # queries, keys and values
         self.gate = nn.Linear(width, num_value_heads * value_dim, bias=False)
@@ -196,8 +224,7 @@ class GatedDeltaNet(nn.Module):
         before, memory = self._start(mixed, cache)
         query, key, value = self._split(short_conv(mixed, self.conv, before))
         log_decay, beta = self._strengths(x, rows.real)
-        rule = delta_rule if x.shape[1] == 1 else chunked_delta_rule  # one token needs no system of equations
-        read, memory = rule(query, key, value, log_decay, beta, memory)
+        read, memory = self.rules[x.shape[1] > 1](query, key, value, log_decay, beta, memory)
         if cache is not None:
             cache.write(memory, _last(before, mixed, rows.lengths))
         return self.output(gated_norm(read.to(x.dtype), gate, self.norm, self.epsilon).flatten(2))

@@ -43,6 +43,21 @@ def _counter(loads: dict[str, Tensor], name: str):
     return count
 
 
+@contextmanager
+def watch_routers(model: nn.Module) -> Iterator[list[Float[Tensor, "B T E"]]]:
+    """Within the block: the logits of each router that is one matrix, in the order in which they were asked."""
+    logits: list[Tensor] = []
+    routers = [
+        module for name, module in model.named_modules() if name.endswith(".router") and isinstance(module, nn.Linear)
+    ]
+    hooks = [router.register_forward_hook(lambda _router, _given, out: logits.append(out)) for router in routers]
+    try:
+        yield logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def rebalance(model: nn.Module, loads: dict[str, Int[Tensor, "E"]], step: float) -> None:
     """Move the bias of every router that has one by ``step``, by the loads that were watched. Built in lesson 10."""
     for name, counts in loads.items():

@@ -1,149 +1,115 @@
 """What is said of a model of the zoo: ``card.json`` holds every number, and README.md is written from it."""
 
-import ast
-import hashlib
-import lzma
-import platform
-from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from tokenizers import Tokenizer
-from torch import nn
-
-from helpers.data import Corpus
 from helpers.device import describe
-from helpers.generate import generate
-from helpers.train import Run, bits_per_byte
-from helpers.zoo.recipes import Recipe
-from helpers.zoo.tokenizer import END, token_row
+from helpers.train import Run
+from helpers.zoo.follow import Made
+from helpers.zoo.recipe import Recipe
 
-TEMPLATE = Path(__file__).with_name("card.md")
-PROMPT = "def"  # without a blank: " name" is one token, and a lone blank before a name is never read in training
-TEMPERATURE = 0.6
-SAMPLES = 64
-NEW_TOKENS = 128
+TEMPLATES = Path(__file__).with_name("cards")
+COMPARED = ("date", "parameters", "can", "loss", "tables", "training")  # of another model's card
 
 
-def facts(model: nn.Module, tokenizer: Tokenizer, recipe: Recipe, run: Run, corpus: Corpus) -> dict:
-    """Every number of the card. ``model`` holds the weights as they are shipped."""
-    texts = sample(model, tokenizer, PROMPT, SAMPLES, NEW_TOKENS, TEMPERATURE, recipe.seed)
+def facts(recipe: Recipe, made: Made, others: dict[str, dict] | None = None) -> dict:
+    """Every number of the card. The model holds the weights as they are shipped.
+
+    ``others`` are cards of models to compare with, by name: what is compared is kept, without their curves.
+    """
+    model = made.model.eval()
     return {
         "name": recipe.name,
         "date": date.today().isoformat(),
-        "recipe": asdict(recipe),
+        "recipe": recipe.said(),
         "parameters": sum(weight.numel() for weight in model.parameters()),
-        "corpus": _corpus_facts(corpus, tokenizer),
-        "training": _training_facts(run, recipe, corpus, tokenizer),
-        "held_out": held_out(model, tokenizer, corpus, recipe.length),
-        "sample": {
-            "prompt": PROMPT,
-            "temperature": TEMPERATURE,
-            "new_tokens": NEW_TOKENS,
-            "count": SAMPLES,
-            "seed": recipe.seed,
-            "share_with_header": sum(map(has_header, texts)) / SAMPLES,
-            "share_that_parses": sum(map(parses, texts)) / SAMPLES,
-            "first": texts[0].rstrip(),
-            "first_that_parses": next((first_function(text) for text in texts if parses(text)), "# none did").rstrip(),
-        },
+        "vocabulary": made.tokenizer.get_vocab_size(),
+        "training": {name: training(run, recipe) for name, run in made.runs.items()},
+        **recipe.evidence(model, made.tokenizer),
+        "beside": {name: compared(other) for name, other in (others or {}).items()},
         "machine": describe(next(model.parameters()).device),
         "versions": {name: version(name) for name in ("torch", "tokenizers", "safetensors", "transformers")},
     }
 
 
-def held_out(model: nn.Module, tokenizer: Tokenizer, corpus: Corpus, length: int) -> dict:
-    """Bits per byte of every held-out file and of all together; beside them what ``xz -9`` makes of each file alone."""
-    files, texts = {}, {name: text for name, text in corpus.held_out.items() if text}
-    for name, text in texts.items():
-        files[name] = {
-            "bytes": len(text.encode()),
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "bits_per_byte": bits_per_byte(model, tokenizer, text, length),
-            "xz_bits_per_byte": 8 * len(lzma.compress(text.encode(), preset=9)) / len(text.encode()),
-        }
-    size = sum(file["bytes"] for file in files.values())
-
-    def mean(key: str) -> float:
-        return sum(file[key] * file["bytes"] for file in files.values()) / size
-
-    return {
-        "bits_per_byte": mean("bits_per_byte"),
-        "xz_bits_per_byte": mean("xz_bits_per_byte"),
-        "bits_per_byte_at_double_length": bits_per_byte(model, tokenizer, list(texts.values()), 2 * length),
-        "length": length,
-        "bytes": size,
-        "files": files,
-    }
+def compared(other: dict) -> dict:
+    """What a card keeps of another: all of COMPARED but the curves."""
+    kept = {key: other[key] for key in COMPARED}
+    for name, run in kept["training"].items():
+        kept["training"] = {**kept["training"], name: {key: run[key] for key in run if key != "curve"}}
+    return kept
 
 
-def sample(
-    model: nn.Module, tokenizer: Tokenizer, prompt: str, count: int, new_tokens: int, temperature: float, seed: int
-) -> list[str]:
-    """``count`` continuations of ``prompt``, begun as a document begins; each ends at ``<|endoftext|>``."""
-    end = tokenizer.token_to_id(END)
-    start = token_row([prompt], tokenizer).long().repeat(count, 1).to(next(model.parameters()).device)
-    rows = generate(model.eval(), start, new_tokens, temperature, seed, eos=end)
-    return [tokenizer.decode(row).split(END)[0] for row in rows[:, 1:].tolist()]
-
-
-def first_function(text: str) -> str:
-    """``text`` up to the next line that begins at the margin; where there is none, without its last line, cut short."""
-    lines = text.splitlines(keepends=True)
-    for n, line in enumerate(lines[1:], start=1):
-        if line.strip() and not line[0].isspace():
-            return "".join(lines[:n]).rstrip() + "\n"
-    return "".join(lines[:-1]).rstrip() + "\n"
-
-
-def parses(text: str) -> bool:
-    """Whether the first function of ``text`` is whole and Python's own parser takes it."""
-    try:
-        return bool(ast.parse(first_function(text)).body)
-    except (SyntaxError, ValueError):  # ValueError: a null byte
-        return False
-
-
-def has_header(text: str) -> bool:
-    """Whether the first line of ``text`` is a whole header of a function, such as ``def f(x, y=1):``."""
-    try:
-        return bool(ast.parse(text.partition("\n")[0] + " pass").body)
-    except (SyntaxError, ValueError):
-        return False
-
-
-def _corpus_facts(corpus: Corpus, tokenizer: Tokenizer) -> dict:
-    size = sum(len(text.encode()) for text in corpus.train.values())
-    tokens = len(token_row(corpus.train.values(), tokenizer))
-    return {
-        "text": f"standard library of {platform.python_implementation()} {platform.python_version()}",
-        "train_files": len(corpus.train),
-        "train_bytes": size,
-        "train_tokens": tokens,
-        "bytes_per_token": size / tokens,
-        "held_out_files": len(corpus.held_out),
-    }
-
-
-def _training_facts(run: Run, recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer) -> dict:
-    tokens = run.step * recipe.batch * recipe.length
-    row = len(token_row(corpus.train.values(), tokenizer))
+def training(run: Run, recipe: Recipe) -> dict:
+    """How one stage went: its time, and its loss as means over so many steps."""
     every = max(1, run.step // 50)
     curve = [sum(run.losses[i : i + every]) / len(run.losses[i : i + every]) for i in range(0, run.step, every)]
     return {
         "steps": run.step,
-        "tokens": tokens,
-        "passes": tokens / row,
         "wall_s": run.wall_s,
         "cpu_s": run.cpu_s,
         "threads": recipe.threads,
-        "nats_per_token_at_last": curve[-1],
+        "loss_at_last": curve[-1],
         "curve_every": every,
-        "curve_nats_per_token": curve,  # means over so many steps
+        "curve": curve,
     }
 
 
+def table(columns: list[str], rows: list[list], note: str = "") -> dict:
+    """A table of a card: numbers as they were measured, and a sentence on how to read them."""
+    return {"columns": columns, "rows": rows, "note": note}
+
+
 def readme(card: dict) -> str:
-    """The model card: the template with the numbers of ``card.json`` in it."""
-    return TEMPLATE.read_text(encoding="utf-8").format(**card)
+    """The model card: the model's own template with the numbers of ``card.json`` in it, tables as Markdown."""
+    template = (TEMPLATES / f"{card['name']}.md").read_text(encoding="utf-8")
+    tables = {name: markdown(value) for name, value in card.get("tables", {}).items()}
+    both = {name: markdown(side_by_side(card, name)) for name in tables if _in_all(card, name)}
+    return template.format(**{**card, "tables": tables, "side": both, "made": _made(card)})
+
+
+def _in_all(card: dict, name: str) -> bool:
+    """Whether there are other models, and each was measured in this too."""
+    return bool(card["beside"]) and all(name in other["tables"] for other in card["beside"].values())
+
+
+def side_by_side(card: dict, name: str) -> dict:
+    """A table of ``card`` with its first measure only, and beside it that of each model which it is compared with."""
+    own, others = card["tables"][name], card["beside"]
+    columns = [own["columns"][0], card["name"], *others]
+    rows = [
+        [row[0], row[1], *(other["tables"][name]["rows"][n][1] for other in others.values())]
+        for n, row in enumerate(own["rows"])
+    ]
+    return table(columns, rows, own["note"])
+
+
+def markdown(table: dict) -> str:
+    """A table of ``card.json`` as Markdown, with its note below."""
+    rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
+    lines = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines + (["", table["note"]] if table["note"] else []))
+
+
+def _cell(value) -> str:
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _made(card: dict) -> str:
+    """How the model was made, as the rows of a table."""
+    machine, versions = card["machine"], card["versions"]
+    rows = [
+        (
+            f"Training, {name}",
+            f"{run['steps']:,} steps, {run['cpu_s']:,.0f} s of CPU, {run['wall_s']:,.0f} s on the clock",
+        )
+        for name, run in card["training"].items()
+    ]
+    rows.append(
+        ("Machine", f"{machine['name']}, {machine['cores']} cores, {machine['instructions']}, {machine['system']}")
+    )
+    libraries = ", ".join(f"{name} {number}" for name, number in versions.items())
+    rows.append(("Versions", f"Python {machine['python']}, {libraries}"))
+    rows.append(("Date", card["date"]))
+    return "\n".join(f"| {name} | {said} |" for name, said in rows)

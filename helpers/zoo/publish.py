@@ -5,28 +5,27 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
+from torch import nn
 
 from helpers.checkpoints import save
-from helpers.data import Corpus
-from helpers.models.qwen3 import Config, Qwen3
-from helpers.train import Run
 from helpers.zoo.card import facts, readme
-from helpers.zoo.recipes import Recipe
+from helpers.zoo.follow import Made
+from helpers.zoo.recipe import Recipe
 from helpers.zoo.tokenizer import END
 
 
-def publish(folder: Path, model: Qwen3, tokenizer: Tokenizer, recipe: Recipe, run: Run, corpus: Corpus) -> dict:
-    """Round the weights to bfloat16, measure them, write the folder; the card is returned.
+def publish(folder: Path, recipe: Recipe, made: Made, others: dict[str, dict] | None = None) -> dict:
+    """Round the weights to bfloat16, measure them, write the folder; the card is returned. ``others``: see ``facts``.
 
-    ``model`` is left with the rounded weights. The weights are written last: a folder that has them is whole.
+    The model is left with the rounded weights. The weights are written last: a folder that has them is whole.
     """
+    model, tokenizer = made.model, made.tokenizer
     round_to_bfloat16(model)
-    card = facts(model, tokenizer, recipe, run, corpus)
+    card = facts(recipe, made, others)
     end = tokenizer.token_to_id(END)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end})
-    _write(folder / "tokenizer_config.json", _tokenizer_config(recipe.config))
+    _write(folder / "tokenizer_config.json", _tokenizer_config(context(recipe.config)))
     _write(folder / "card.json", card)
     (folder / "tokenizer.json").write_text(tokenizer.to_str() + "\n", encoding="utf-8")
     (folder / "README.md").write_text(readme(card), encoding="utf-8")
@@ -34,20 +33,26 @@ def publish(folder: Path, model: Qwen3, tokenizer: Tokenizer, recipe: Recipe, ru
     return card
 
 
-def round_to_bfloat16(model: torch.nn.Module) -> None:
+def round_to_bfloat16(model: nn.Module) -> None:
     """Give every weight the value that bfloat16 keeps of it; the dtype stays, so that computing stays exact."""
     with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(weight.bfloat16())
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.bfloat16())
 
 
-def _tokenizer_config(config: Config) -> dict:
+def context(config) -> int:
+    """Positions that the model was made for; a model that sees has them in the sizes of its text part."""
+    return getattr(config, "text", config).context
+
+
+def _tokenizer_config(longest: int) -> dict:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END,
         "eos_token": END,
         "pad_token": END,
-        "model_max_length": config.context,
+        "model_max_length": longest,
         "clean_up_tokenization_spaces": False,
     }
 

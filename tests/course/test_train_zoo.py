@@ -8,25 +8,36 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from course import train_zoo
-from helpers.data import Corpus
+from helpers.data import Corpus, batches
 from helpers.models.qwen3 import Config
 from helpers.train import Settings
-from helpers.zoo import card as cards
-from helpers.zoo.recipes import Recipe
+from helpers.zoo import python_evidence
+from helpers.zoo.python_model import TINY_QWEN3
+from helpers.zoo.recipe import Stage
+from helpers.zoo.tokenizer import token_row, train_tokenizer
 
-RECIPE = Recipe("tiny-qwen3", Config(300, 16, 2, 2, 1, 8, 24, context=64), Settings(6), 2, 16, seed=3, threads=1)
+TRAIN = {f"{n}.py": f"def add_{n}(x):\n    return x + {n}\n" * 30 for n in range(4)}
+CORPUS = Corpus(TRAIN, {"one.py": "def one(x):\n    return x\n" * 9})
+STAGE = Stage(
+    "text", Settings(6), lambda tokenizer: batches(token_row(TRAIN.values(), tokenizer), 2, 16), "five short files"
+)
+RECIPE = replace(
+    TINY_QWEN3,
+    config=Config(300, 16, 2, 2, 1, 8, 24, tied=True, context=64),
+    tokenizer=lambda: train_tokenizer(TRAIN.values(), 300),
+    stages=(STAGE,),
+    seed=3,
+    threads=1,
+)
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Five short files for a library, and few samples: the machinery is the same."""
-    train = {f"{n}.py": f"def add_{n}(x):\n    return x + {n}\n" * 30 for n in range(4)}
-    monkeypatch.setattr(
-        train_zoo, "python_corpus", lambda: Corpus(train, {"one.py": "def one(x):\n    return x\n" * 9})
-    )
+    monkeypatch.setattr(python_evidence, "python_corpus", lambda: CORPUS)
+    monkeypatch.setattr(python_evidence, "SAMPLES", 2)
+    monkeypatch.setattr(python_evidence, "NEW_TOKENS", 8)
     monkeypatch.setattr(train_zoo, "recipe", lambda name: RECIPE)
-    monkeypatch.setattr(cards, "SAMPLES", 2)
-    monkeypatch.setattr(cards, "NEW_TOKENS", 8)
 
 
 def weights(build):
@@ -46,7 +57,7 @@ def test_many_sittings_give_the_weights_of_one(tmp_path, capsys):
     assert train_zoo.main([], tmp_path / "one") == 0
     codes = [train_zoo.main(["--seconds", "1e-9"], tmp_path / "many") for _ in range(6)]
     assert codes == [1, 1, 1, 1, 1, 0]
-    assert "5 of 6 steps are done. The same command goes on." in capsys.readouterr().out
+    assert "5 of 6 steps of the stage 'text' are done. The same command goes on." in capsys.readouterr().out
     assert weights(tmp_path / "one") == weights(tmp_path / "many")
 
 
@@ -54,7 +65,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def interrupted(*_args, **_named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_zoo, "train", interrupted)
+    monkeypatch.setattr(train_zoo, "follow", interrupted)
     assert train_zoo.main([], tmp_path) == 130
     assert "The same command goes on from the last checkpoint." in capsys.readouterr().out
 
@@ -63,21 +74,38 @@ def test_the_folder_opens_in_transformers_and_its_card_counts(tmp_path):
     assert train_zoo.main(["--steps", "2", "--out", str(tmp_path / "out")], tmp_path) == 0
     card = json.loads((tmp_path / "out" / "card.json").read_text(encoding="utf-8"))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert card["training"]["steps"] == 2
-    assert card["training"]["tokens"] == 2 * 2 * 16
+    assert card["training"]["text"]["steps"] == 2
+    assert card["recipe"]["stages"]["text"]["settings"]["steps"] == 2
     assert card["parameters"] == theirs.num_parameters()
     assert len(load_file(tmp_path / "out" / "model.safetensors")) == 2 + 2 * 11
 
 
 def test_a_damaged_checkpoint_is_one_line_and_no_traceback(tmp_path, capsys):
     assert train_zoo.main(["--seconds", "1e-9"], tmp_path) == 1
-    checkpoint = tmp_path / "tiny-qwen3" / "checkpoint-6.safetensors"
+    checkpoint = tmp_path / "tiny-qwen3" / "text-6.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
     assert train_zoo.main([], tmp_path) == 2
     assert "is not a whole checkpoint" in capsys.readouterr().out
 
 
-def test_an_unknown_name_is_told_what_exists(tmp_path, monkeypatch, capsys):
+def test_a_model_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, monkeypatch):
+    assert train_zoo.main([], tmp_path) == 0
+    before = weights(tmp_path)
+    monkeypatch.setattr(train_zoo, "recipe", lambda name: replace(RECIPE, evidence=fails))
+    with pytest.raises(OSError, match="no space left"):
+        train_zoo.main([], tmp_path)
+    assert weights(tmp_path) == before
+
+
+def fails(model, tokenizer):
+    raise OSError("no space left")
+
+
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys):
+    assert train_zoo.main(["--steps", "0"], tmp_path) == 2
+    assert "--steps 0: at least one step is needed in each stage" in capsys.readouterr().out
+    assert train_zoo.main(["--device", "gpu"], tmp_path) == 2
+    assert "gpu" in capsys.readouterr().out
     monkeypatch.undo()
     assert train_zoo.main(["tiny-gpt"], tmp_path) == 2
-    assert "there is no recipe 'tiny-gpt'; there is tiny-qwen3" in capsys.readouterr().out
+    assert "there is no recipe 'tiny-gpt'; there is tiny-qwen3, " in capsys.readouterr().out

@@ -8,6 +8,7 @@ from helpers.compare import assert_close, causality_probe, max_error, tolerance
 from helpers.layers.delta import (
     DeltaState,
     GatedDeltaNet,
+    additive_rule,
     chunked_delta_rule,
     delta_rule,
     gated_norm,
@@ -50,6 +51,22 @@ def test_chunks_of_any_size_are_the_loop_in_float64(length, chunk):
     inputs = problem(length, torch.float64)
     for ours, loop in zip(chunked_delta_rule(*inputs, chunk), delta_rule(*inputs), strict=True):
         assert max_error(ours, loop) <= 1e-9
+
+
+@LENGTHS
+@CHUNKS
+def test_the_rule_that_only_adds_is_its_loop(length, chunk):
+    query, key, value, log_decay, beta, state = inputs = problem(length, torch.float64)
+    read = []
+    for t in range(length):
+        written = torch.einsum("bhk,bhv->bhkv", key[:, t], beta[:, t, :, None] * value[:, t])
+        state = log_decay[:, t].exp()[..., None, None] * state + written
+        read.append(torch.einsum("bhkv,bhk->bhv", state, query[:, t]))
+    ours = additive_rule(*inputs, chunk)
+    assert max_error(ours[0], torch.stack(read, dim=1)) <= 1e-9
+    assert max_error(ours[1], state) <= 1e-9
+    if length > 1:
+        assert max_error(ours[1], delta_rule(*inputs)[1]) > 1e-2
 
 
 def gradients(rule, inputs: list[torch.Tensor], *options) -> tuple[torch.Tensor, ...]:

@@ -35,7 +35,7 @@ STEPS = (
     ("layers", "moe", "quant"),  # parts
     ("kernels",),  # fast parts
     ("models", "vision", "video"),  # models
-    ("losses", "dsa_training", "budgets", "indexed_qwen3"),  # what models are trained for, and to choose
+    ("losses", "dsa_training", "csa_training", "budgets", "indexed_qwen3"),  # what models are trained for, and to choose
     ("checkpoints", "generate", "compiled", "recall", "train", "optim", "zoo"),  # using them
 )
 STEP = {name: number for number, names in enumerate(STEPS) for name in names}
@@ -47,6 +47,8 @@ WITHIN_A_STEP = {
     ("plots", "ledger"): "figures of claims know the verdicts that there are",
     ("plots", "calibration"): "figures of probabilities draw bins and scores",
     ("recall", "generate"): "what a model remembers is what it writes",
+    ("csa_training", "losses"): "the same over entries",
+    ("csa_training", "dsa_training"): "an indexer imitates the same way, whatever it chooses among",
     ("dsa_training", "losses"): "sparse training is the language loss, and an indexer's beside it",
     ("budgets", "dsa_training"): "the layer's own indexer is one rule among others",
     ("indexed_qwen3", "budgets"): "an indexer beside a dense model is a rule",
@@ -86,7 +88,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("compressed", "rope"),
         ("compressed", "rows"),
     },
-    "moe": {("mixture", "router"), ("mixture", "experts")},
+    "moe": {("mixture", "router"), ("mixture", "experts"), ("balance", "router"), ("balance", "experts")},
     "quant": set(),
     "models": {
         *((family, "published") for family in ("qwen3", "qwen3_5", "deepseek_v3_config", "deepseek_v32", "glm5")),

@@ -1,165 +1,90 @@
-"""The shipped models: transformers opens them without a network, and their cards tell the truth."""
+"""Every model that ships: it is its recipe's, whole, small, the same in transformers, and its card tells the truth."""
 
-import hashlib
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import zoo
-from helpers.compare import assert_close, tolerance
-from helpers.data import python_corpus
+from helpers.checkpoints import load
 from helpers.generate import generate
-from helpers.models.qwen3 import Qwen3, from_hf, published_name
 from helpers.sockets import watch_sockets
-from helpers.train import bits_per_byte, initialise
 from helpers.zoo import card as cards
 from helpers.zoo.recipes import RECIPES, recipe
+from helpers.zoo.task_evidence import TASKS, examples, nats, of_tasks, right
 
-FOLDER = zoo.folder("tiny-qwen3")
-CARD = json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def model() -> Qwen3:
-    model = Qwen3(from_hf(json.loads((FOLDER / "config.json").read_text(encoding="utf-8")))).eval()
-    weights = load_file(FOLDER / "model.safetensors")
-    model.load_state_dict({name: weights.pop(published_name(name)).float() for name in model.state_dict()})
-    assert not weights
-    return model
+EVERY = pytest.mark.parametrize("name", zoo.names())
+BY_TASKS = pytest.mark.parametrize("name", [name for name in zoo.names() if recipe(name).evidence is of_tasks])
+FILES = ("README.md", "card.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+def read(name: str, file: str = "card.json") -> dict:
+    return json.loads((zoo.folder(name) / file).read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def theirs():
-    with watch_sockets() as seen:
-        loaded = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32, attn_implementation="eager").eval()
-    assert not seen.attempts
-    return loaded
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
 
 
 def test_an_unknown_model_is_told_what_exists():
     with pytest.raises(ValueError, match=r"no model 'tiny-gpt'; it has .*tiny-qwen3"):
         zoo.folder("tiny-gpt")
-    with pytest.raises(ValueError, match="no recipe 'tiny-gpt'; there is tiny-qwen3"):
+    with pytest.raises(ValueError, match=r"no recipe 'tiny-gpt'; there is tiny-qwen3, "):
         recipe("tiny-gpt")
-
-
-def test_every_model_has_its_recipe_and_its_files():
-    for name in zoo.names():
-        assert name in RECIPES
-        for file in ("README.md", "card.json", "config.json", "tokenizer.json", "tokenizer_config.json"):
-            assert (zoo.folder(name) / file).is_file()
 
 
 def test_the_zoo_weighs_at_most_twelve_megabytes():
     assert sum(path.stat().st_size for path in zoo.ZOO.rglob("*") if path.is_file()) <= 12e6
 
 
-def test_the_weights_are_bfloat16_and_as_many_as_the_card_says():
-    weights = load_file(FOLDER / "model.safetensors")
-    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
-    assert sum(weight.numel() for weight in weights.values()) == CARD["parameters"]
+def test_every_recipe_that_is_shipped_has_its_model():
+    assert {*zoo.names()} == {name for name in RECIPES if name.startswith("tiny-")}  # the others are for a GPU
 
 
-def test_our_model_and_transformers_give_the_same_logits(model, theirs, tokenizer):
-    ids = torch.tensor([tokenizer.encode(python_corpus().held_out["secrets.py"]).ids[:200]])
-    with torch.no_grad():
-        ours, expected = model(ids), theirs(ids).logits
-    assert_close(ours, expected, tolerance(torch.float32, 6 * (128 + 320 + 200)), "logits")
-    assert (ours - expected).abs().max() <= 1e-4
+@EVERY
+def test_a_model_has_its_files_and_its_weights_are_bfloat16_and_as_many_as_the_card_says(name):
+    assert all((zoo.folder(name) / file).is_file() for file in FILES)
+    model, stored = load(zoo.folder(name)), load_file(zoo.folder(name) / "model.safetensors")
+    assert {weight.dtype for weight in stored.values() if weight.is_floating_point()} <= {torch.bfloat16}
+    assert sum(weight.numel() for weight in model.parameters()) == read(name)["parameters"]
 
 
-def test_our_greedy_tokens_are_transformers(model, theirs, tokenizer):
-    ids = torch.tensor([tokenizer.encode("import os\n\n\ndef").ids])
-    expected = theirs.generate(ids, max_new_tokens=24, do_sample=False)
-    assert torch.equal(generate(model, ids, 24, eos=0), expected)
+@EVERY
+def test_a_model_is_what_its_recipe_says(name):
+    assert load(zoo.folder(name)).config == recipe(name).config
+    assert read(name)["recipe"] == json.loads(json.dumps(recipe(name).said()))
 
 
-def test_transformers_tokenizer_cuts_text_as_ours(tokenizer):
-    loaded = AutoTokenizer.from_pretrained(FOLDER)
-    text = 'def f(x):\n\treturn "é", 123  # <|endoftext|>\r\n\n    日本'
-    assert loaded.encode(text) == tokenizer.encode(text).ids
-    assert loaded.decode(loaded.encode(text)) == text
-    assert loaded.eos_token_id == tokenizer.token_to_id("<|endoftext|>") == 0
+@EVERY
+def test_the_page_of_a_model_is_written_from_its_card(name):
+    assert (zoo.folder(name) / "README.md").read_text(encoding="utf-8") == cards.readme(read(name))
 
 
-def test_the_config_is_the_recipes():
-    assert from_hf(json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))) == recipe("tiny-qwen3").config
-    assert CARD["recipe"] == json.loads(json.dumps(cards.asdict(recipe("tiny-qwen3"))))
+@EVERY
+def test_transformers_gives_the_same_logits_and_writes_the_same_tokens(name):
+    folder = zoo.folder(name)
+    with watch_sockets() as seen:
+        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert not seen.attempts
+    ours, text = load(folder), " " + "".join(example.text for example in examples(TASKS["recall, 16 pairs"], 2))
+    ids = torch.tensor([tokenizer.encode(text)[:160]])
+    assert (ours(ids) - theirs(ids).logits).abs().max() <= 1e-4
+    prompt = ids[:, :60]
+    assert torch.equal(generate(ours, prompt, 12, eos=0), theirs.generate(prompt, max_new_tokens=12, do_sample=False))
 
 
-@pytest.mark.parametrize("name", ["secrets.py", "tomllib/__init__.py", "token.py"])
-def test_the_bits_per_byte_of_the_card_are_measured_again(model, tokenizer, name):
-    text, said = python_corpus().held_out[name], CARD["held_out"]["files"][name]
-    measured = bits_per_byte(model, tokenizer, text)
-    same_text = hashlib.sha256(text.encode()).hexdigest() == said["sha256"]  # other Pythons word things otherwise
-    assert measured == pytest.approx(said["bits_per_byte"], rel=1e-3 if same_text else 0.15)
-
-
-def test_the_total_of_the_card_is_that_of_its_files():
-    out = CARD["held_out"]
-    assert sum(file["bytes"] for file in out["files"].values()) == out["bytes"]
-    total = sum(file["bits_per_byte"] * file["bytes"] for file in out["files"].values()) / out["bytes"]
-    assert total == pytest.approx(out["bits_per_byte"])
-    assert out["bits_per_byte"] < out["xz_bits_per_byte"]
-
-
-def test_an_untrained_model_of_the_same_sizes_is_far_worse(model, tokenizer):
-    fresh, text = Qwen3(model.config), python_corpus().held_out["token.py"]
-    initialise(fresh, 0)
-    assert bits_per_byte(fresh, tokenizer, text) > 2 * bits_per_byte(model, tokenizer, text)
-
-
-def test_it_continues_def_with_a_header_of_a_function_and_an_untrained_model_does_not(model, tokenizer):
-    untrained = Qwen3(model.config)
-    initialise(untrained, 0)
-    shares = []
-    for writer in (model, untrained):
-        texts = cards.sample(writer, tokenizer, "def", count=32, new_tokens=32, temperature=0.6, seed=1)
-        shares.append(sum(map(cards.has_header, texts)) / 32)
-    assert shares[0] >= 0.2  # the card says about 0.45
-    assert shares[1] == 0
-    assert CARD["sample"]["share_with_header"] >= 0.3
-    assert CARD["sample"]["share_that_parses"] > 0.05
-
-
-@pytest.mark.parametrize(
-    ("text", "whole"),
-    [
-        ("def f(x, y=1):\n  ?", True),
-        ("def f(", False),
-        ("def f(*, *):\n", False),
-        ("def", False),
-        ("def f(): \0", False),
-    ],
-)
-def test_a_header_is_the_whole_first_line(text, whole):
-    assert cards.has_header(text) is whole
-
-
-@pytest.mark.parametrize(
-    ("text", "first", "whole"),
-    [
-        ("def f(x):\n    return x\n\nclass A", "def f(x):\n    return x\n", True),
-        ("def f(x):\n    return x\n    y = (", "def f(x):\n    return x\n", True),  # cut short by the last token
-        ("def f(x):\n    return (x\n\ny = 1", "def f(x):\n    return (x\n", False),
-        ("def f(x):", "\n", False),
-        ("def f(x):\n    return 1", "def f(x):\n", False),
-    ],
-)
-def test_the_first_function_is_what_must_parse(text, first, whole):
-    assert cards.first_function(text) == first
-    assert cards.parses(text) is whole
-
-
-def test_the_readme_is_written_from_the_card():
-    assert (FOLDER / "README.md").read_text(encoding="utf-8") == cards.readme(CARD)
-    assert f"{CARD['held_out']['bits_per_byte']:.3f} bits per byte" in cards.readme(CARD)
+@BY_TASKS
+def test_the_shares_and_the_loss_of_a_card_are_measured_again(name):
+    card, model = read(name), load(zoo.folder(name))
+    tokenizer = recipe(name).tokenizer()
+    asked = examples(TASKS["recall, 16 pairs"])
+    assert nats(model, tokenizer, asked) == pytest.approx(card["loss"]["value"], rel=0.02, abs=2e-3)
+    for task in ("recall, 16 pairs", "4 needles in 128 words", "tool calls"):
+        (row,) = [row for row in card["tables"]["tasks"]["rows"] if row[0] == task]
+        (again,) = right(model, tokenizer, "task", [(task, TASKS[task])])["rows"]
+        assert again[1:] == pytest.approx(row[1:], abs=0.02), task
