@@ -319,6 +319,8 @@ check.reveal("04.below", machine=len(cheaper), unit="languages")
 # Plot tokens against bytes. On the dashed line every byte is a token: nothing about that language was learned.
 
 # %%
+from numpy import median
+
 group = {locale: script(text) for locale, text in calendars.items()}
 names = {locale: language_name(locale) for locale in calendars}
 
@@ -327,8 +329,8 @@ def named(values: dict) -> dict:
     return {names[locale]: value for locale, value in values.items()}
 
 
-paid = sorted(count[locale] / size[locale] for locale in size)
-finding = f"{paid[len(paid) // 2]:.2f} tokens a byte in the median language, {count['en'] / size['en']:.2f} in English"
+paid = [count[locale] / size[locale] for locale in size]
+finding = f"{median(paid):.2f} tokens a byte in the median language, {count['en'] / size['en']:.2f} in English"
 show(draw.tokens_against_bytes(named(size), named(count), named(group), finding))
 
 # %% [markdown]
@@ -388,16 +390,17 @@ bills = {step: {locale: bpe.count(words) for locale, words in counted.items()} f
 ratios = {step: {locale: bill[locale] / bill["en"] for locale in bill} for step, bill in bills.items()}
 print("balanced   English tokens   median ratio   highest ratio")
 for step in steps:
-    found = sorted(ratios[step].values())
-    print(f"{step:8.0%} {bills[step]['en']:16} {found[len(found) // 2]:14.2f} {found[-1]:15.2f}")
+    found = list(ratios[step].values())
+    print(f"{step:8.0%} {bills[step]['en']:16} {median(found):14.2f} {max(found):15.2f}")
 
 # %% [markdown]
 # Here is the poster of this lesson: each mark is a language, open before and filled after. Move over a mark to see its
 # name.
 
 # %%
-middle = [sorted(ratios[step].values())[len(counted) // 2] for step in (0, 1)]
-finding = f"Balanced training brings the median language from {middle[0]:.1f} to {middle[1]:.1f} times English"
+before, after = list(ratios[0].values()), list(ratios[1].values())
+finding = f"The highest price falls from {max(before):.1f} to {max(after):.1f} times English, the median from"
+finding += f" {median(before):.1f} to {median(after):.1f}"
 labels = ["learned from Python", "learned from all equally"]
 show(draw.price_by_script(named(ratios[0]), named(ratios[1]), named(group), finding, labels))
 
@@ -447,8 +450,8 @@ rows = {
 }
 print("tokenizer              vocabulary  English  median ratio  highest ratio")
 for name, (vocabulary, bill) in rows.items():
-    found = sorted(bill[locale] / bill["en"] for locale in bill)
-    print(f"{name:22} {vocabulary:10,} {bill['en']:8} {found[len(found) // 2]:13.2f} {found[-1]:14.2f}")
+    found = [tokens / bill["en"] for tokens in bill.values()]
+    print(f"{name:22} {vocabulary:10,} {bill['en']:8} {median(found):13.2f} {max(found):14.2f}")
 
 # %%
 qwen = rows["Qwen3.5 (recorded)"][1]
