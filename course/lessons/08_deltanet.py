@@ -61,8 +61,25 @@ second = first + torch.outer(rome, roman)
 print("Oslo:", (oslo @ second).tolist(), "  Rome:", (rome @ second).tolist())
 
 # %% [markdown]
-# Two pairs, one matrix, both answers exact, because the two keys are at right angles. On Tuesday Oslo has new weather.
-# Write it the same way, and ask.
+# Two pairs, one matrix, both answers exact, because the two keys are at right angles.
+#
+# ### Attention without a softmax
+#
+# You may ask with any vector, a **query**. The matrix is a sum of outer products, so its answer is a sum of values,
+# each weighed by the product of the query with its key. Compare with the two entries that attention would have kept:
+
+# %%
+query = torch.tensor([0.8, 0.6])
+kept = (query @ oslo) * monday + (query @ rome) * roman
+print("from the matrix:", (query @ second).tolist(), "  from the two entries:", kept.tolist())
+
+# %% [markdown]
+# It is attention with the softmax left out, called **linear attention**. A softmax needs all entries once the query is
+# known; a plain sum can be taken before, and then the entries can go. That is the whole trick, and its price follows.
+#
+# ### A value changes
+#
+# On Tuesday Oslo has new weather. Write it the same way, and ask.
 
 # %%
 added = second + torch.outer(oslo, tuesday)
@@ -138,8 +155,8 @@ check.predict("08.overtake", tokens_to_overtake, unit="tokens")
 # ### 1. The rule, token by token
 #
 # The same four steps for a batch `b` and heads `h`, with keys of width `k` and values of width `v`. The model makes
-# `beta` and the logarithm `g` of the decay from each token, so it chooses what to keep. Zero beta and zero `g` leave no
-# trace.
+# `beta` and the decay from each token, so it chooses what to keep. The decay comes as its logarithm `g`, zero or below:
+# decays of many tokens multiply, and logarithms add. Zero beta and zero `g` leave no trace.
 
 
 # %%
@@ -539,7 +556,7 @@ check.reveal("08.exact", formula=channels, machine=exact, unit="pairs")
 
 # %% [markdown]
 # A **cliff** at the number of channels: up to 32 independent keys every set of answers has a matrix, and with the 33rd
-# it has none. (For more pairs, about 1 - 32 / n of the values' power is lost.)
+# it has none. (With n pairs, the share (n - 32) / n of the values' power is lost.)
 #
 # ### What training makes of it
 #
@@ -628,10 +645,12 @@ finding = (
 show(draw.recall_by_pairs(trained, counts, finding, 16, what="pairs, each told twice; the second value counts"))
 
 # %% [markdown]
-# Compare the rows. Without the convolution no rule helps: in one layer, a value cannot find the key before it, and the
-# best guess is any value of the text, 1 in the number of pairs. With it, look at how far the delta rule and adding
-# are apart once and anew, and past the 8 pairs that training showed. One seed and seconds of training: take the order
-# of the curves where they are far apart, and repeat with another `seed` where they are close.
+# Compare the rows. Without the convolution no rule helps: in one layer a value never meets the key before it, and a
+# guess is all that is left (1 of 32 values, or 1 of those in the text). With it, look at how far the delta rule and
+# adding are apart, told once and told anew, and past the 8 pairs that training showed.
+#
+# This is one seed and seconds of training: trust an order where curves are far apart, and repeat with another `seed`
+# where they are close.
 #
 # ### Seconds
 #
@@ -685,9 +704,13 @@ for n in contexts:
     mask = torch.ones(1, 1, n, dtype=torch.bool, device=on)
     decode["delta rule, one token"][n] = delta_s
     decode["attention, one token"][n] = seconds(attend, query, keys, keys, mask)
-ratio = decode["attention, one token"][contexts[-1]] / delta_s
+(_, early), (_, late) = sorted(decode["attention, one token"].items())[-2:]
+equal = delta_s / ((late - early) / (contexts[-1] - contexts[-2]))
+ratio = late / delta_s
 finding = f"At {contexts[-1]:,} tokens of context attention takes {ratio:.1f} times the delta rule's time"
 show(draw.seconds_by_length(decode, finding, what="tokens of context"))
+same_bytes = 2 * 32 * 128 * 128 / (2 * 2 * 256)  # a matrix is read and written, keys and values are read
+print(f"equal bytes by formula at {same_bytes:,.0f} tokens of context, equal times here at about {equal:,.0f}")
 
 # %% [markdown]
 # ### The real models
@@ -791,7 +814,7 @@ PLACES = ["Oslo", "Rome", "Lima"]
 
 def mornings(tokens, rule, beta, decay, overlap):
     keys = unit((1 - overlap) * torch.eye(3) + overlap)
-    S, states = torch.zeros(3, 3), {"": [[0.0] * 3] * 3}
+    S, states = torch.zeros(3, 3), {"empty": [[0.0] * 3] * 3}
     for label, weather in list(CITIES.items())[:tokens]:
         key, S = keys[PLACES.index(label.split()[0])], decay * S
         S = S + torch.outer(key, beta * (torch.tensor(weather).float() - (rule == "delta") * (key @ S)))

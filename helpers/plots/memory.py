@@ -9,8 +9,8 @@ from helpers.units import format_seconds
 
 Matrix = Sequence[Sequence[float]]  # rows are channels of the key, columns channels of the value
 
-_LEAST = "rgb(0,114,178)"  # blue, through a grey that both pages bear, to orange
-_SCALE = [[0, _LEAST], [0.5, "rgb(190,190,190)"], [1, "rgb(230,159,0)"]]
+# From sky through a pale grey to orange: black numbers are read on each of them, on a light and on a dark page.
+_SCALE = [[0, OKABE_ITO["sky"]], [0.5, "#d0d0d0"], [1, OKABE_ITO["orange"]]]
 
 
 def matrices(
@@ -27,7 +27,7 @@ def matrices(
     figure = new_figure(title, f"{words}. {said}".strip())
     figure.add_heatmap(
         z=z, y=list(rows), zmin=-most, zmax=most, colorscale=_SCALE, xgap=2, ygap=2, showscale=False,
-        texttemplate="%{z:.3~g}", textfont_size=13, hoverinfo="skip",
+        texttemplate="%{z:.3~g}", textfont=dict(size=14, color="black"), hoverinfo="skip",
     )  # fmt: skip
     middles = [n * (width + 1) + (width - 1) / 2 for n in range(len(states))]
     figure.update_xaxes(tickvals=middles, ticktext=list(states), showgrid=False, zeroline=False, side="bottom")
@@ -38,7 +38,7 @@ def matrices(
                 x=n * (width + 1) + column, y=1, yref="paper", yanchor="bottom", text=name, showarrow=False,
                 font_size=12, textangle=-30 if len(states) * width > 8 else 0,
             )  # fmt: skip
-    return figure.update_layout(height=190 + 42 * len(rows), margin_t=100 if columns else 56)
+    return figure.update_layout(height=170 + 52 * len(rows), margin_t=100 if columns else 56)
 
 
 def recall_by_pairs(
