@@ -395,6 +395,9 @@ show(draw.bytes_a_token(poster, finding))
 
 
 # %%
+from helpers.facts import table as facts
+
+
 def flops(form: str, T: int, S: int, H: int, K: int, V: int, C: int, R: int) -> int:
     pairs, matrices = 2 * H * T * S, 2 * H * C * (K + V)
     return {
@@ -411,11 +414,13 @@ for name, p in plans.items():
     own = flops("kept", 1, 1, *widths) / (2 * heads)
     moved = (flops("absorbed", 1, 2, *widths) - flops("absorbed", 1, 1, *widths)) / (2 * latent_bytes)
     print(f"{name:12} FLOP for each byte read: keys and values kept {own:.0f}, latents absorbed {moved:.0f}")
+h100 = next(row for row in facts("hardware") if row["chip"] == "H100")
+print(f"{'an H100':12} can do {h100['tflops'][0] / h100['memory_tb_s'][0]:.0f} for each byte that it reads (datasheet)")
 
 # %% [markdown]
-# That is the second gift. With keys and values kept, a decoding step does one FLOP a byte and waits for memory (lesson
-# 00: an H100 can do about 295 for each byte that it reads). Absorbed, all heads use the same bytes, and the step comes
-# near the ridge: fewer bytes, *and* more work for each.
+# That is the second gift. With keys and values kept, a decoding step does one FLOP a byte and waits for memory: the
+# last line is the ridge of lesson 00. Absorbed, all heads use the same bytes, and the step comes near the ridge: fewer
+# bytes, *and* more work for each.
 #
 # ### The clock, one query
 #
@@ -488,8 +493,21 @@ show(draw.seconds_by(contexts, measured, grey, "tokens kept", finding))
 
 # %%
 S = {"smoke": 512, "laptop": 2048, "full": 8192}[scale]
-even = S * C * (K + V) / (C * (K + V) + S * (2 * C - K - V))
+
+
+def even_at(S: int, K: int, V: int, C: int) -> float:
+    """The number of new queries at which both forms take the same number of multiplications."""
+    return S * C * (K + V) / (C * (K + V) + S * (2 * C - K - V))
+
+
+even = even_at(S, K, V, C)
 print(f"{S:,} tokens kept: by formula even at {even:.0f} queries")
+print(f"DeepSeek-V3 and a million tokens: even at {even_at(10**6, 128, 128, 512):.1f}")
+
+# %% [markdown]
+# Now the clock, on both sides of that number.
+
+# %%
 queries = sorted({1, 8, 32, round(even / 2), round(even), round(2 * even), round(4 * even)})
 ratios, rows = {}, {"expanded": [], "absorbed": []}
 for T in queries:
@@ -590,9 +608,9 @@ finding = f"Half the rank loses {average[half]:.0%} of the trained weights, {ran
 show(draw_latent.rank_errors(shares, errors, finding, notes))
 
 # %% [markdown]
-# The answer in two halves. **Lower than random: yes.** Training has put more into few directions than chance would.
-# **Low rank: no.** No rank below the full one comes free by the weights' own measure, and the curve has no edge at
-# which you could cut. But the model forgives more than the matrix: read the nats.
+# The answer for the small Qwen3, in two halves. **Lower than random: yes.** Training has put more into few directions
+# than chance would. **Low rank: no.** No rank below the full one comes free by the weights' own measure, and the curve
+# has no edge at which you could cut. But the model forgives more than the matrix: read the nats.
 #
 # That is why existing models can be turned into MLA with some training. Their keys are turned *after* the latent,
 # though, and so cannot be absorbed (step 3): a part for positions must be set free as well. Models that have MLA learn

@@ -102,7 +102,8 @@ def cache_growth(
     """
     (name, sizes), last = list(caches.items())[-1], tokens[-1]
     share = sizes[-1] / weights_bytes
-    title = f"{model}, {name}: {format_bytes(sizes[-1])} at {last:,} tokens, {share:.2g} times the weights"
+    beside = f"{share:.3g} times the weights" if share >= 1 else f"{100 * share:.2g} % of the weights"
+    title = f"{model}, {name}: {format_bytes(sizes[-1])} at {last:,} tokens, {beside}"
     words = "; ".join(f"{design} {format_bytes(row[-1])}" for design, row in caches.items())
     alt = f"{title}. At {last:,} tokens: {words}; weights {format_bytes(weights_bytes)}."
     figure = new_figure(title, alt, x="context (tokens)", y="cache of one sequence (GB)")

@@ -40,7 +40,7 @@ def rank_errors(
 
 def _add_notes(figure: go.Figure, notes: Mapping[float, tuple[float, str]]) -> None:
     for share, (error, text) in notes.items():
-        figure.add_annotation(x=100 * share, y=100 * error, text=text, ax=34, ay=-34, arrowcolor=GREY)
+        figure.add_annotation(x=100 * share, y=100 * error, text=text, ax=-46, ay=22, arrowcolor=GREY)
 
 
 def _in_words(shares: Sequence[float], errors: Sequence[float]) -> str:

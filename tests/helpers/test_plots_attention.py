@@ -42,3 +42,10 @@ def test_the_growth_speaks_of_its_last_design_and_shows_the_weights():
     assert figure.layout.title.text == "m, own keys: 4 GB at 1,000 tokens, 2 times the weights"
     assert figure.layout.shapes[0].y0 == pytest.approx(2)
     assert figure.layout.yaxis.range[1] > 4
+
+
+def test_a_small_cache_is_a_percentage_of_the_weights_and_no_power_of_ten():
+    figure = cache_growth("m", 2e12, [0, 1000], {"published": [0, 1e9], "one key": [0, 4e7]})
+    assert figure.layout.title.text == "m, one key: 40 MB at 1,000 tokens, 0.002 % of the weights"
+    figure = cache_growth("m", 2e9, [0, 1000], {"published": [0, 1e9], "own keys": [0, 4e11]})
+    assert figure.layout.title.text == "m, own keys: 400 GB at 1,000 tokens, 200 times the weights"
