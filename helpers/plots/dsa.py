@@ -115,7 +115,7 @@ def crossover(
             x=math.log10(at), y=0.98 - 0.1 * place, yref="paper", xanchor="left", xshift=6, text=name, showarrow=False
         )
     figure.update_xaxes(type="log", tickvals=list(lengths), ticktext=[_short(n) for n in lengths])
-    figure.update_yaxes(type="log", dtick=1)
+    figure.update_yaxes(type="log", dtick="D2", tickformat="~g")
     return figure.update_layout(height=460, **LEGEND_BELOW)
 
 
