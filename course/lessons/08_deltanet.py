@@ -785,7 +785,8 @@ def half_lives(w):
 layers = {"without training": GatedDeltaNet(64, 16, 16, 8, 8, 4, 1e-6)}
 try:
     hybrid = load(resolve("zoo:tiny-qwen3_5" if checkpoint == "zoo" else checkpoint, download=True), device=on)
-    layers |= {f"block {n}": block.delta for n, block in enumerate(hybrid.blocks) if block.delta}
+    found = [module for module in hybrid.modules() if isinstance(module, GatedDeltaNet)]
+    layers |= {f"delta layer {n}": w for n, w in enumerate(found, start=1)}
 except ValueError as error:
     print("no trained hybrid here:", error)
 for name, w in layers.items():
@@ -822,7 +823,7 @@ def mornings(tokens, rule, beta, decay, overlap):
     told = {label.split()[0]: weather[0] for label, weather in list(CITIES.items())[:tokens]}
     says = ", ".join(f"{city} {(keys[PLACES.index(city)] @ S)[0]:.1f} (told {last})" for city, last in told.items())
     rows = PLACES if overlap == 0 else ["channel 1", "channel 2", "channel 3"]
-    return draw.matrices(states, f"{rule}: °C asked for now: {says}", rows, ["°C", "mm", "m/s"])
+    return draw.matrices(states, f"{rule}: °C asked for now: {says}", rows, ["°C", "mm", "m/s"], f"It says {says}.")
 
 
 explore(

@@ -36,9 +36,9 @@ def matrices(
         for column, name in enumerate(columns):
             figure.add_annotation(
                 x=n * (width + 1) + column, y=1, yref="paper", yanchor="bottom", text=name, showarrow=False,
-                font_size=12, textangle=-30 if len(states) * width > 8 else 0,
+                font_size=12,
             )  # fmt: skip
-    return figure.update_layout(height=170 + 52 * len(rows), margin_t=100 if columns else 56)
+    return figure.update_layout(height=170 + 52 * len(rows), margin_t=86 if columns else 56)
 
 
 def recall_by_pairs(
