@@ -204,7 +204,11 @@ for groups in (4, 2, 1):
 # %%
 from transformers import AutoTokenizer
 
+from helpers.models.qwen3 import Qwen3
+
 model, tokenizer = load(folder, torch.float32, device), AutoTokenizer.from_pretrained(folder)
+if not isinstance(model, Qwen3):
+    raise ValueError(f"this lesson takes a Qwen3 to pieces, and {checkpoint} is a {type(model).__name__}")
 c = model.config
 layer = model.blocks[2].attention
 ids = tokenizer("def add(left, right):\n    return left + right\n", return_tensors="pt").input_ids.to(device)
@@ -469,7 +473,6 @@ with torch.no_grad():
 
 # %%
 from helpers.generate import generate
-from helpers.models.qwen3 import Qwen3
 
 
 def one_too_far(positions: torch.Tensor, dtype: torch.dtype):

@@ -407,20 +407,42 @@ def flops(form: str, T: int, S: int, H: int, K: int, V: int, C: int, R: int) -> 
     }[form]
 
 
-for name, p in plans.items():
-    c = p.config
-    widths = (c.num_attention_heads, c.qk_nope_head_dim, c.v_head_dim, c.kv_lora_rank, c.qk_rope_head_dim)
-    heads, latent_bytes = widths[0] * sum(widths[1:3]) + widths[0] * widths[4], widths[3] + widths[4]
-    own = flops("kept", 1, 1, *widths) / (2 * heads)
-    moved = (flops("absorbed", 1, 2, *widths) - flops("absorbed", 1, 1, *widths)) / (2 * latent_bytes)
-    print(f"{name:12} FLOP for each byte read: keys and values kept {own:.0f}, latents absorbed {moved:.0f}")
+def widths(c) -> tuple[int, ...]:
+    """H, K, V, C and R of a config."""
+    return c.num_attention_heads, c.qk_nope_head_dim, c.v_head_dim, c.kv_lora_rank, c.qk_rope_head_dim
+
+
+# %%
 h100 = next(row for row in facts("hardware") if row["chip"] == "H100")
+for name, p in plans.items():
+    H, K, V, C, R = sizes = widths(p.config)
+    own = flops("kept", 1, 1, *sizes) / (2 * H * (K + R + V))
+    moved = (flops("absorbed", 1, 2, *sizes) - flops("absorbed", 1, 1, *sizes)) / (2 * (C + R))
+    print(f"{name:12} FLOP for each byte read: keys and values kept {own:.0f}, latents absorbed {moved:.0f}")
 print(f"{'an H100':12} can do {h100['tflops'][0] / h100['memory_tb_s'][0]:.0f} for each byte that it reads (datasheet)")
 
 # %% [markdown]
 # That is the second gift. With keys and values kept, a decoding step does one FLOP a byte and waits for memory: the
 # last line is the ridge of lesson 00. Absorbed, all heads use the same bytes, and the step comes near the ridge: fewer
-# bytes, *and* more work for each.
+# bytes, *and* more work for each. So predict a step of DeepSeek-V3 after 128,000 tokens, on that card, by the roofline:
+# the longer of reading and computing. No clock ran here; it is the best that could be.
+
+# %%
+from helpers.measure import Roofline, Work
+from helpers.units import format_bytes, format_flops, format_seconds
+
+card = Roofline("cuda", "bfloat16", 1e12 * h100["memory_tb_s"][0], 1e12 * h100["tflops"][0])
+c = plans["DeepSeek-V3"].config
+reads = {"kept": "every head its own", "expanded": "latent (MLA)", "absorbed": "latent (MLA)"}
+for form, design in reads.items():
+    work = Work(c.num_hidden_layers * flops(form, 1, 128_000, *widths(c)), 128_000 * deepseek[design])
+    needs = f"reads {format_bytes(work.bytes):>8}, computes {format_flops(work.flops):>11}"
+    print(f"{form:9} {needs}: {format_seconds(card.seconds(work))} at best")
+
+# %% [markdown]
+# Keys and values kept would be eight times larger than the card's memory, and take as long as memory needs. Expanded,
+# the same step waits for arithmetic, and longer. Absorbed, both are small. (All experts and the rest of the model come
+# on top; this is attention alone.)
 #
 # ### The clock, one query
 #
@@ -444,6 +466,12 @@ def arguments(T: int, S: int) -> tuple[torch.Tensor, ...]:
     mask = torch.ones(1, T, S, dtype=torch.bool, device=device)
     up = random(H, K, C), random(H, V, C)
     return random(1, T, H, K), random(1, T, H, R), random(1, S, C), random(1, S, R), *up, mask, (K + R) ** -0.5
+
+
+for form in (expanded, absorbed):
+    given = arguments(3, 50)
+    counted_now = sum(count_flops(lambda form=form, given=given: form(*given)).values())
+    print(f"{form.__name__}: {flops(form.__name__, 3, 50, *SIZES):,} FLOP by formula, {counted_now:,} counted")
 
 
 # %% [markdown]
@@ -538,9 +566,12 @@ show(draw.seconds_by(queries, rows, {}, "queries at once", f"The lines cross {fo
 # layer's key and value matrices on top of one another, and cut the result down to its largest directions (SVD).
 
 # %%
+from helpers.models.qwen3 import Qwen3
 from helpers.plots import latent as draw_latent
 
 model = load(folder, torch.float32, device)
+if not isinstance(model, Qwen3):
+    raise ValueError(f"this part takes a Qwen3 to pieces, and {checkpoint} is a {type(model).__name__}")
 matrices = [torch.cat([block.attention.key.weight, block.attention.value.weight]).detach() for block in model.blocks]
 full = min(matrices[0].shape)
 noise = torch.randn(matrices[0].shape, device=device)
