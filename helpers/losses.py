@@ -12,7 +12,6 @@ from helpers.shapes import Float, Tensor
 
 REST = 0.1  # what a token that is no answer counts: it can only be guessed, but its grammar is worth learning
 EVEN = 0.01  # what an uneven load counts
-DRAFT = 0.3  # what the drafter's loss counts, as in DeepSeek-V3's first stage
 
 
 def answers(model: nn.Module, rows: Rows) -> Float[Tensor, ""]:
@@ -21,23 +20,21 @@ def answers(model: nn.Module, rows: Rows) -> Float[Tensor, ""]:
     return answers_of(model(ids[:, :-1]), rows)
 
 
-def answers_of(logits: Float[Tensor, "B T vocab"], rows: Rows) -> Float[Tensor, ""]:
-    """``answers`` from logits that are there already."""
+def answers_of(logits: Float[Tensor, "B T vocab"], rows: Rows, rest: float = REST) -> Float[Tensor, ""]:
+    """``answers`` from logits that are there already; ``rest`` is what a token that is no answer counts."""
     targets, answer, real = (part[:, 1:].to(logits.device) for part in rows)
     nats = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(targets)
-    return nats[answer].mean() + REST * nats[real & ~answer].mean()
+    return nats[answer].mean() + rest * nats[real & ~answer].mean()
 
 
-def answers_and_draft(model: DeepSeekV3, rows: Rows) -> Float[Tensor, ""]:
-    """``answers`` of the next token, and ``DRAFT`` x those of the drafter for the one after it.
+def drafts(model: DeepSeekV3, rows: Rows) -> Float[Tensor, ""]:
+    """``answers`` of the drafter: from what the model made of token t, and token t + 1, it guesses token t + 2.
 
-    The drafter reads what the model made of token t, and token t + 1; its gradient passes into the model, as in
-    training DeepSeek-V3. Source: "DeepSeek-V3 Technical Report", 2024, equations 24 and 25. Built in lesson 11.
+    Source: "DeepSeek-V3 Technical Report", 2024, equations 21 to 24. Built in lesson 11.
     """
     ids = rows.token_ids.to(next(model.parameters()).device)
-    hidden = model.read(ids[:, :-1])
-    drafted = model.draft(hidden[:, :-1], ids[:, 1:-1])
-    return answers_of(model.logits(hidden), rows) + DRAFT * answers_of(drafted, Rows(*(part[:, 1:] for part in rows)))
+    drafted = model.draft(model.read(ids[:, :-2]), ids[:, 1:-1])
+    return answers_of(drafted, Rows(*(part[:, 1:] for part in rows)))
 
 
 def answers_evenly(model: nn.Module, rows: Rows) -> Float[Tensor, ""]:

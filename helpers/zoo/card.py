@@ -26,7 +26,7 @@ def facts(recipe: Recipe, made: Made, others: dict[str, dict] | None = None) -> 
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "vocabulary": made.tokenizer.get_vocab_size(),
         "training": {name: training(run, recipe) for name, run in made.runs.items()},
-        **recipe.evidence(model, made.tokenizer),
+        **recipe.evidence(made),
         "beside": {name: compared(other) for name, other in (others or {}).items()},
         "machine": describe(next(model.parameters()).device),
         "versions": {name: version(name) for name in ("torch", "tokenizers", "safetensors", "transformers")},

@@ -11,6 +11,7 @@ from torch import nn
 from helpers.data import Corpus, python_corpus
 from helpers.generate import generate
 from helpers.train import bits_per_byte
+from helpers.zoo.follow import Made
 from helpers.zoo.tokenizer import END, token_row
 
 PROMPT = "def"  # without a blank: " name" is one token, and a lone blank before a name is never read in training
@@ -21,9 +22,9 @@ NEW_TOKENS = 128
 LENGTH = 256  # tokens of a window, in training too
 
 
-def of_python(model: nn.Module, tokenizer: Tokenizer) -> dict:
+def of_python(made: Made) -> dict:
     """Bits per byte of held-out files, and what share of the functions that it writes Python's parser takes."""
-    corpus = python_corpus()
+    model, tokenizer, corpus = made.model, made.tokenizer, python_corpus()
     out = held_out(model, tokenizer, corpus, LENGTH)
     written = samples(model, tokenizer)
     can = f"writes headers of functions that Python's parser takes, {written['share_with_header']:.0%} of the time"

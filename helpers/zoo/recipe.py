@@ -38,7 +38,7 @@ class Recipe:
     config: Any
     tokenizer: Callable[[], Tokenizer]
     stages: tuple[Stage, ...]
-    evidence: Callable[[nn.Module, Tokenizer], dict]  # what the trained model can do, measured
+    evidence: Callable[[Any], dict]  # from what helpers.zoo.follow made to what the model can do, measured
     seed: int = 0  # of the first weights
     std: float = 0.02  # of the first weights of matrices
     prepare: Callable[[nn.Module], None] | None = None  # what is done to the first weights beside that

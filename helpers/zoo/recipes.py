@@ -1,13 +1,25 @@
 """How each model of the zoo is made: every recipe, by name."""
 
+from helpers.zoo.fact_models import TINY_DEEPSEEK_V3, TINY_DENSE_ACTIVE, TINY_DENSE_TOTAL, TINY_QWEN3_5_MOE
 from helpers.zoo.python_model import TINY_QWEN3
 from helpers.zoo.recipe import Recipe
+from helpers.zoo.seeing_model import TINY_KIMI_K25
 from helpers.zoo.task_models import QWEN3_5_ADDING, TINY_DEEPSEEK_V4, TINY_GLM5, TINY_GLM5_DENSE, TINY_QWEN3_5
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (TINY_QWEN3, TINY_GLM5, TINY_GLM5_DENSE, TINY_QWEN3_5, QWEN3_5_ADDING, TINY_DEEPSEEK_V4)
-}
+MADE = (
+    TINY_QWEN3,
+    TINY_GLM5,
+    TINY_GLM5_DENSE,
+    TINY_QWEN3_5,
+    QWEN3_5_ADDING,
+    TINY_DEEPSEEK_V4,
+    TINY_DEEPSEEK_V3,
+    TINY_DENSE_ACTIVE,
+    TINY_DENSE_TOTAL,
+    TINY_QWEN3_5_MOE,
+    TINY_KIMI_K25,
+)
+RECIPES = {recipe.name: recipe for recipe in MADE}
 
 
 def recipe(name: str) -> Recipe:

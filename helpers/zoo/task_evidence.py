@@ -17,6 +17,7 @@ from helpers.dsa_training import attending_densely
 from helpers.models.deepseek_v4 import DeepSeekV4
 from helpers.models.glm5 import GLM5
 from helpers.zoo.card import table
+from helpers.zoo.follow import Made
 
 COUNT = 32  # examples a cell of a table
 PAIRS = (4, 16, 32, 64, 96, 128)
@@ -41,11 +42,12 @@ def examples(make: Callable[[random.Random], Example], count: int = COUNT, seed:
     return [make(random.Random(f"{seed}/{n}")) for n in range(count)]
 
 
-def of_tasks(model: nn.Module, tokenizer: Tokenizer) -> dict:
+def of_tasks(made: Made) -> dict:
     """Loss, and the share of right answers by task, by number of pairs, by length and by depth.
 
     Where the model chooses what it reads, beside it the same weights reading by other rules at the same budget.
     """
+    model, tokenizer = made.model, made.tokenizer
     tables = {
         "tasks": right(model, tokenizer, "task", [*TASKS.items()]),
         "pairs": right(model, tokenizer, "pairs", [(n, lambda rng, n=n: tasks.recall(rng, n)) for n in PAIRS]),

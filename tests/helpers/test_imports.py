@@ -35,7 +35,8 @@ STEPS = (
     ("layers", "moe", "quant"),  # parts
     ("kernels",),  # fast parts
     ("models", "vision", "video"),  # models
-    ("losses", "dsa_training", "csa_training", "budgets", "indexed_qwen3"),  # what models are trained for, and to choose
+    # what models are trained for, and to choose
+    ("losses", "dsa_training", "csa_training", "budgets", "indexed_qwen3"),
     ("checkpoints", "generate", "compiled", "recall", "train", "optim", "zoo"),  # using them
 )
 STEP = {name: number for number, names in enumerate(STEPS) for name in names}
@@ -55,11 +56,12 @@ WITHIN_A_STEP = {
     ("indexed_qwen3", "dsa_training"): "it learns by the same imitation",
     ("zoo", "train"): "a recipe holds the settings of its training",
     ("zoo", "generate"): "a card shows what its model writes",
+    ("zoo", "recall"): "a card counts the facts that its model knows",
     ("checkpoints", "zoo"): "the checkpoint called zoo is the one that ships with the course",
     ("zoo", "checkpoints"): "a trained model is written as every other checkpoint is",
 }
 SIBLINGS = {  # folders of one mechanism a file: who may use whom
-    "data": {("python", "corpus"), ("languages", "corpus"), ("parallel", "languages")},
+    "data": {("python", "corpus"), ("languages", "corpus"), ("parallel", "languages"), ("digits", "tasks")},
     "layers": {
         ("attention", "norm"),
         ("attention", "rope"),

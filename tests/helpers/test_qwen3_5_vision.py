@@ -1,6 +1,5 @@
 """Our Qwen3.5 with images and transformers' on the same weights: logits, places, caches, padded batches, refusals."""
 
-
 import pytest
 import torch
 from seeing_models import QWEN3_5, images_of, pair, published, run, words

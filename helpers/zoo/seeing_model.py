@@ -1,0 +1,133 @@
+"""The model that reads pictures: it says which number is drawn, and cannot know it from anything but the pixels."""
+
+import random
+
+import torch
+from tokenizers import AddedToken, Tokenizer
+from torch import nn
+
+from helpers.data.digits import PICTURE, Pictures, Shown, numbers, shown
+from helpers.losses import answers_of
+from helpers.models import deepseek_v3_config, kimi_k25
+from helpers.shapes import Float, Tensor
+from helpers.train import Settings
+from helpers.vision import moonvit
+from helpers.zoo.card import table
+from helpers.zoo.follow import Made
+from helpers.zoo.recipe import Recipe, Stage
+from helpers.zoo.tokenizer import train_tokenizer
+
+DIGITS, NOISE = (1, 2, 3, 4, 5), 0.25
+BATCH, STEPS = 32, 2000
+COUNT = 128  # pictures a cell of a table
+LOUDER = (0.0, 0.25, 0.5, 0.75, 1.0)  # deviations of the noise, where ink and paper are on average one apart
+
+
+def digit_tokenizer() -> Tokenizer:
+    """Bytes, and one token for a cell of a picture."""
+    tokenizer = train_tokenizer(["0"], 257)
+    tokenizer.add_special_tokens([AddedToken(PICTURE, special=True, normalized=False)])
+    return tokenizer
+
+
+def stream(tokenizer: Tokenizer) -> Pictures:
+    """Pictures of one to five digits."""
+    return Pictures(tokenizer, BATCH, DIGITS, NOISE, seed=1)
+
+
+def looking(model: nn.Module, batch: Shown) -> Float[Tensor, ""]:
+    """Nats a token of what the pictures say."""
+    return answers_of(logits(model, batch), batch.rows)
+
+
+def logits(model: nn.Module, batch: Shown) -> Float[Tensor, "B T vocab"]:
+    """What the model makes of the texts and their pictures."""
+    device = next(model.parameters()).device
+    images = {name: value.to(device) for name, value in batch.images.items()}
+    return model(batch.rows.token_ids[:, :-1].to(device), images=images)
+
+
+def of_digits(made: Made) -> dict:
+    """Numbers read right, by digits and by noise; beside it the same model given another picture of the same size."""
+    model, tokenizer = made.model, made.tokenizer
+    by_digits = [[n, *read(model, tokenizer, n, NOISE)] for n in (*DIGITS, 6)]
+    by_noise = [[noise, *read(model, tokenizer, 4, noise)] for noise in LOUDER]
+    columns, note = ["numbers read", "digits read", "digits with another's picture"], f"{COUNT} pictures a row."
+    return {
+        "can": f"reads {by_digits[3][1]:.0%} of numbers of four drawn digits, {by_digits[3][2]:.0%} of the digits",
+        "loss": {"value": by_nats(model, tokenizer), "what": "nats a drawn digit"},
+        "tables": {
+            "digits": table(["digits", *columns], by_digits, note),
+            "noise": table(["noise", *columns], by_noise),
+        },
+    }
+
+
+@torch.no_grad()
+def read(model: nn.Module, tokenizer: Tokenizer, digits: int, noise: float) -> tuple[float, float, float]:
+    """Shares of whole numbers and of digits read right, and of digits where the picture shows another number."""
+    wanted = numbers(random.Random(f"held out/{digits}/{noise}"), COUNT, digits)
+    other = numbers(random.Random(f"another/{digits}/{noise}"), COUNT, digits)
+    given, changed = (shown(each, tokenizer, digits, noise) for each in (wanted, other))
+    right = _right(model, given, digits)
+    blind = _right(model, Shown(given.rows, changed.images), digits)
+    return right.all(dim=1).float().mean().item(), right.float().mean().item(), blind.float().mean().item()
+
+
+def _right(model: nn.Module, batch: Shown, digits: int) -> Tensor:
+    """True for each digit that the model finds most likely; the ones before it are given."""
+    ids, answer = batch.rows.token_ids[:, 1:], batch.rows.answer[:, 1:]
+    same = logits(model, batch).argmax(dim=-1).cpu() == ids
+    return same[answer].view(len(ids), digits + 1)[:, :digits]  # without the line end
+
+
+@torch.no_grad()
+def by_nats(model: nn.Module, tokenizer: Tokenizer) -> float:
+    """Mean nats of a token of the answers, numbers of four digits."""
+    batch = shown(numbers(random.Random("held out"), COUNT, 4), tokenizer, 4, NOISE)
+    return answers_of(logits(model, batch), batch.rows, rest=0.0).item()
+
+
+TINY_KIMI_K25 = Recipe(
+    name="tiny-kimi-k2_5",
+    model=kimi_k25.KimiK25,
+    config=kimi_k25.Config(
+        text=deepseek_v3_config.Config(
+            vocab_size=258,
+            width=96,
+            num_blocks=3,
+            num_dense=1,
+            num_heads=4,
+            query_rank=64,
+            latent_width=48,
+            head_dim=16,
+            rotary_dim=16,
+            value_dim=24,
+            mlp_width=192,
+            num_experts=8,
+            experts_per_token=2,
+            expert_width=32,
+            num_shared=1,
+            rope_theta=1e2,
+            tied=True,
+            context=128,
+        ),
+        vision=moonvit.Config(
+            width=64, num_blocks=2, num_heads=4, mlp_width=128, patch_side=4, grid_height=4, grid_width=16
+        ),
+        image_token=257,
+    ),
+    tokenizer=digit_tokenizer,
+    stages=(
+        Stage(
+            "pictures",
+            Settings(STEPS, lr=3e-3, warm_up=50, final=0.05),
+            stream,
+            f"drawn numbers of 1 to 5 digits, noise of deviation {NOISE}; {STEPS} steps of {BATCH} pictures",
+            loss=looking,
+            balance=1e-3,
+        ),
+    ),
+    evidence=of_digits,
+    std=0.08,
+)
