@@ -97,7 +97,7 @@ def test_a_model_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, mo
     assert weights(tmp_path) == before
 
 
-def fails(model, tokenizer):
+def fails(made):
     raise OSError("no space left")
 
 
