@@ -1,13 +1,17 @@
 """How much of what it has read a model says by heart: facts asked one by one, greedy, right or wrong to the letter."""
 
+import random
 from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from helpers.data import tasks
 from helpers.data.languages import Fact, ask
 from helpers.generate import generate
+from helpers.layers.cache import Cache, KeyValues
+from helpers.layers.delta import DeltaState
 from helpers.shapes import Bool, Int, Tensor
 
 BEFORE = "\n"  # a line end stands before nearly every question that the model has read
@@ -56,3 +60,38 @@ def _say(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact]) -> list[
     eos = line_end[0] if len(line_end) == 1 else None
     written = generate(model, token_ids.to(device), needed, eos=eos, **given)[:, token_ids.shape[1] :]
     return tokenizer.decode_batch(written.tolist())
+
+
+@torch.no_grad()
+def share_after_erasing(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    pairs: int,
+    forget: type[KeyValues] | type[DeltaState] | None = None,
+    texts: int = 32,
+) -> float:
+    """The share of ``texts`` in which a pair out of ``pairs`` is found, though one kind of cache is erased before.
+
+    The model reads the pairs; all that entries of the kind ``forget`` hold becomes zero (None: nothing is erased); then
+    it is asked for one key. Right is the first token of the value as the most likely one. Built in lesson 08.
+    """
+    told = [tasks.recall(random.Random(seed), pairs, questions=1) for seed in range(texts)]
+    start, device = tokenizer.token_to_id("<|endoftext|>"), next(model.parameters()).device
+    context = padded([[start, *tokenizer.encode(example.context).ids] for example in told])
+    question = padded([tokenizer.encode(example.asked[0][0]).ids for example in told])
+    cache = model.new_cache()
+    model(context[0].to(device), cache, context[1].to(device))
+    erase(cache, forget)
+    said = model(question[0].to(device), cache, question[1].to(device))[:, -1].argmax(dim=-1).tolist()
+    right = [tokenizer.encode(example.asked[0][1]).ids[0] for example in told]
+    return sum(a == b for a, b in zip(said, right, strict=True)) / texts
+
+
+def erase(cache: Cache, kind: type[KeyValues] | type[DeltaState] | None) -> None:
+    """Zeros, in place, for all keys and values or all memory matrices; places and the convolutions' inputs stay."""
+    for entry in cache.blocks:
+        if isinstance(entry, KeyValues) and kind is KeyValues and entry.keys.length:
+            entry.keys.held.zero_()
+            entry.values.held.zero_()
+        if isinstance(entry, DeltaState) and kind is DeltaState and entry.memory is not None:
+            entry.memory.zero_()
