@@ -850,7 +850,8 @@ for name, p in plans.items():
 #
 # - **Converting a model**: SVD as above, then some training to get back what was lost; the turned part must be chosen
 #   among the old coordinates. Published for several small models.
-# - **Data instead of weights**: cutting the directions that real inputs use least loses less than cutting the matrix.
+# - **Data instead of weights**: cutting the directions that real inputs use least brings the outputs nearer. Nearer
+#   outputs are not yet better words, so the nats must be measured there too.
 # - **Fewer bits for the latent**: each number serves all heads, so each error does too; lesson 13 has the tools.
 # - **A kernel**: on a GPU the latents of a tile are read once for all heads. That is where the FLOP a byte come from,
 #   and lesson 16 writes such kernels. (On a GPU: not measured yet. `scale = "full"` runs a layer of real size.)
