@@ -301,9 +301,10 @@ print(silu(torch.tensor([0.0, 1.0, 2.0, 3.0])))
 # %% [markdown]
 # ### 5. The layer
 #
-# Five matrices make queries, keys and values, beta, the decay and a gate out of each token. `w` holds them; it is
-# the helper's module, used here as a box of weights. A head's decay is `rate x step`, both positive: `log_rate` is
-# learned for the head, the step follows from the token. The output is normalised first and gated then.
+# Four matrices make queries with keys and values, beta, the decay and a gate out of each token; a fifth makes the
+# output. `w` holds them; it is the helper's module, used here as a box of weights. A head fades by `rate x step`, both
+# positive: `log_rate` is learned for the head, the step follows from the token. What is read is normalised first and
+# gated then.
 
 
 # %%
@@ -431,8 +432,8 @@ for size in (1, 2, 64):
 # ### One call or many
 #
 # A server reads a prompt in pieces and then writes token by token. The layer must go on as if it had read all at once.
-# It has to carry two things: the matrix, and the last three inputs of the convolution. Forget the second and the first
-# three tokens of each piece are wrong.
+# It has to carry two things: the matrix, and the last three inputs of the convolution. Forget the second, and you
+# might expect three wrong tokens at the start of each piece.
 
 # %%
 from helpers.layers.delta import DeltaState
@@ -727,7 +728,7 @@ plans = {
         "Qwen3.5-0.8B": "qwen3_5-0.8b",
         "Qwen3.5-35B-A3B": "qwen3_5-35b-a3b",
         "Qwen3.5-397B-A17B": "qwen3_5-397b-a17b",
-        "Kimi-Linear-48B-A3B": "kimi_linear-48b-a3b",
+        "Kimi-Linear-48B": "kimi_linear-48b-a3b",
     }.items()
 }
 full, context = {}, 262_144
@@ -757,7 +758,7 @@ check.reveal(
 from helpers.plots.checkpoint import cache_by_context
 
 lengths = [2**m for m in range(8, 21)]
-caches = {name: [plans[name].cache_bytes(n) for n in lengths] for name in ("Qwen3.5-35B-A3B", "Kimi-Linear-48B-A3B")}
+caches = {name: [plans[name].cache_bytes(n) for n in lengths] for name in ("Qwen3.5-35B-A3B", "Kimi-Linear-48B")}
 caches |= {f"{name}, attention everywhere": full[name] for name in caches}
 here, there = caches["Qwen3.5-35B-A3B"][-1], full["Qwen3.5-35B-A3B"][-1]
 finding = f"3:1 divides the cache of a million tokens by {there / here:.2f}: the attention that is left still grows"
@@ -959,9 +960,10 @@ check.attention_every(attention_every)
 # decide while reading, before it knows the question. It says that the delta rule forgets the oldest first when keys
 # overlap.
 #
-# It grants what is constant: bytes and time a token. It tells cases apart: a running summary, the latest value
-# of a few things, against any sentence of a long contract. And it says how to find out: measure recall against pairs on
-# the model itself, with and without those layers.
+# It grants what is constant: bytes and time a token. It tells cases apart: a running summary, the latest value of a
+# few things, against any sentence of a long contract. And it says how to find out: erase the keys and values of the
+# model itself and ask again, as you did. Where the colleague is right for one model and its texts, that is no proof for
+# another.
 #
 # </details>
 
@@ -988,8 +990,8 @@ check.attention_every(attention_every)
 # %% [markdown]
 # ## In the real models
 #
-# - **Qwen3.5** has three Gated DeltaNet layers before each gated attention layer, in every size. Value heads
-#   outnumber key heads (32 to 16 in 35B-A3B): each key serves two matrices.
+# - **Qwen3.5** has three Gated DeltaNet layers before each gated attention layer, in all three sizes of your table. In
+#   35B-A3B value heads outnumber key heads, 32 to 16: each key serves two matrices.
 # - **Kimi Linear** has 20 layers with a decay for each channel and 7 of latent attention without any positions; the
 #   last layer is attention too. Its report prints "up to 75 %" less cache; your table has the exact factor.
 # - **Kimi K3** and **GLM-5.3-Flash**, later in 2026, use Kimi's rule 3:1 as well, with a decay that is bounded.
