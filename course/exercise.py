@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from course.learner import learner_store
 from course.time_limit import TimeLimit, run_limited
 
-__all__ = ["Exercise", "NotPassed", "Wrong", "attempt", "learner_store", "predict", "reveal"]
+__all__ = ["Exercise", "NotPassed", "Wrong", "attempt", "learner_store", "predict", "returned", "reveal"]
 
 _SECONDS_PER_CALL = 5.0
 
@@ -47,6 +47,14 @@ def attempt(function: Callable, *args, seconds: float = _SECONDS_PER_CALL, **kwa
         raise
     except Exception as error:
         raise Wrong(f"your function stopped with {type(error).__name__}: {_first_line(error)}") from error
+
+
+def returned(function: Callable, *args, **kwargs):
+    """``attempt`` where an answer is expected: None, a function without a return, is Wrong as well."""
+    got = attempt(function, *args, **kwargs)
+    if got is None:
+        raise Wrong("your function gave None back: is its last line a return?")
+    return got
 
 
 @dataclass

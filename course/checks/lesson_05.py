@@ -2,23 +2,16 @@
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, reveal
+from course.exercise import Exercise, Wrong, predict, returned, reveal
 from helpers.layers.attention import attend
 from helpers.layers.rope import angles, frequencies, rotate, rotate_first, rotate_neighbours
 
 __all__ = ["mask", "move", "newest", "predict", "probe", "reveal", "room"]
 
 
-def _returned(answer, *args):
-    got = attempt(answer, *args)
-    if got is None:
-        raise Wrong("your function gave None back: is its last line a return?")
-    return got
-
-
 def _tensor(answer, shape: tuple, *args) -> torch.Tensor:
     """The answer as a tensor of that shape."""
-    got = _returned(answer, *args)
+    got = returned(answer, *args)
     if not isinstance(got, torch.Tensor):
         raise Wrong(f"a tensor is expected, and this is a {type(got).__name__}")
     if tuple(got.shape) != shape:
@@ -49,7 +42,7 @@ def _check_room(answer):
         (10**6 + 999, 10**5, 3, 2, 7),
         (5_000, 4_000, 1, 1, 5),
     ]:
-        got, a_token = _returned(answer, memory, weights, layers, kv_heads, width), 4 * layers * kv_heads * width
+        got, a_token = returned(answer, memory, weights, layers, kv_heads, width), 4 * layers * kv_heads * width
         right = (memory - weights) // a_token
         if got == right:
             continue
@@ -218,7 +211,7 @@ def _check_probe(answer):
     x = _randn(8, 4, seed=1)
     for function, right, why in _cases(len(x)):
         given = x.clone()
-        got = _returned(answer, lambda y, f=function: f(y.clone()), given)
+        got = returned(answer, lambda y, f=function: f(y.clone()), given)
         if not torch.equal(given, x):
             raise Wrong("x itself was changed: work on x.clone()")
         if not isinstance(got, (bool, type(torch.tensor(True)))):

@@ -2,19 +2,12 @@
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, reveal
+from course.exercise import Exercise, Wrong, attempt, predict, returned, reveal
 from helpers.layers.mla import absorbed, absorbing_pays
 from helpers.layers.rope import angles, frequencies, rotate, rotate_neighbours
 from helpers.measure import count_flops
 
 __all__ = ["absorb", "even", "kept", "layout", "predict", "rank", "reveal"]
-
-
-def _returned(answer, *args):
-    got = attempt(answer, *args)
-    if got is None:
-        raise Wrong("your function gave None back: is its last line a return?")
-    return got
 
 
 def _whole_number(got) -> int:
@@ -32,7 +25,7 @@ def _randn(*shape: int, seed: int) -> torch.Tensor:
 
 def _check_kept(answer):
     for layers, heads, latent, rotary, tokens in [(61, 128, 512, 64, 1000), (3, 5, 7, 2, 11), (1, 2, 8, 4, 1)]:
-        got, right = _returned(answer, layers, heads, latent, rotary, tokens), layers * (latent + rotary) * tokens * 2
+        got, right = returned(answer, layers, heads, latent, rotary, tokens), layers * (latent + rotary) * tokens * 2
         if got == right:
             continue
         mistakes = {
@@ -72,7 +65,7 @@ def _found(query, query_turned, latent, key_turned, up_key, up_value, scale=(_KE
 def _check_absorb(answer):
     for tokens, seed in [(1, 0), (7, 10), (_TOKENS, 20)]:
         given = _arguments(tokens, seed)
-        got = _returned(answer, *given)
+        got = returned(answer, *given)
         if not isinstance(got, torch.Tensor) or tuple(got.shape) != (_HEADS, _VALUE):
             shape = tuple(got.shape) if isinstance(got, torch.Tensor) else type(got).__name__
             raise Wrong(f"a tensor [H, V] = {(_HEADS, _VALUE)} is expected, and this is {shape}")
@@ -124,7 +117,7 @@ def _check_even(answer):
         (100, 64, 16, 24),
         (1, 512, 192, 256),
     ]:
-        got = _whole_number(_returned(answer, keys, latent, key, value))
+        got = _whole_number(returned(answer, keys, latent, key, value))
         matrix, more = latent * (key + value), 2 * latent - key - value
         right = (keys * matrix - 1) // (matrix + keys * more)
         assert absorbing_pays(right, keys, latent, key, value) or right == 0
@@ -146,7 +139,7 @@ def _check_even(answer):
 
 def _check_layout(answer):
     for width in (4, 8, 14, 64):
-        got = _returned(answer, width)
+        got = returned(answer, width)
         order = got.tolist() if isinstance(got, torch.Tensor) else got
         if not isinstance(order, (list, tuple)) or sorted(order) != list(range(width)):
             raise Wrong(f"for {width} coordinates each place from 0 to {width - 1} stands once; this is {order!r}")
@@ -185,7 +178,7 @@ def _check_rank(answer):
     cases = [(steps, bound) for bound in (0.9, 0.7, 0.26, 0.4, 0.1, 1.0)]
     cases += [(_randn(10, 7, seed=5), 0.5), (_randn(6, 20, seed=6), 0.3), (made, 1e-3)]
     for matrix, bound in cases:
-        got = _whole_number(_returned(answer, matrix.clone(), bound))
+        got = _whole_number(returned(answer, matrix.clone(), bound))
         sizes = torch.linalg.svdvals(matrix.double())
         right = _by_size(sizes.square(), bound**2)
         if got == right:

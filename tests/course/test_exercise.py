@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from course.exercise import Exercise, NotPassed, Wrong, attempt, predict, reveal
+from course.exercise import Exercise, NotPassed, Wrong, attempt, predict, returned, reveal
 from course.learner import LearnerStore, learner_store
 
 
@@ -55,6 +55,12 @@ def stubborn(x):
 def test_an_answer_gets_its_mark_and_message(answer, mark, fragment):
     found, message = double.judge(answer)
     assert (found, fragment in message) == (mark, True), message
+
+
+def test_an_answer_without_a_return_is_wrong_and_zero_is_an_answer():
+    assert returned(lambda x: 0 * x, 3) == 0
+    with pytest.raises(Wrong, match="is its last line a return"):
+        returned(lambda x: None, 3)
 
 
 def test_a_red_check_never_stops_a_learners_run(capsys):
