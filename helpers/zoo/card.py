@@ -62,11 +62,16 @@ def table(columns: list[str], rows: list[list], note: str = "") -> dict:
 
 
 def readme(card: dict) -> str:
-    """The model card: the model's own template with the numbers of ``card.json`` in it, tables as Markdown."""
-    template = (TEMPLATES / f"{card['name']}.md").read_text(encoding="utf-8")
+    """The model card: the model's own template with the numbers of ``card.json`` in it, tables as Markdown.
+
+    A model that has no template of its own gets the one that shows all its tables.
+    """
+    own = TEMPLATES / f"{card['name']}.md"
+    template = (own if own.is_file() else TEMPLATES / "any.md").read_text(encoding="utf-8")
     tables = {name: markdown(value) for name, value in card.get("tables", {}).items()}
     both = {name: markdown(side_by_side(card, name)) for name in tables if _in_all(card, name)}
-    return template.format(**{**card, "tables": tables, "side": both, "made": _made(card)})
+    written = {"tables": tables, "side": both, "all": "\n\n".join(tables.values()), "made": _made(card)}
+    return template.format(**{**card, **written})
 
 
 def _in_all(card: dict, name: str) -> bool:

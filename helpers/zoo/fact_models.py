@@ -18,10 +18,10 @@ from helpers.zoo.recipe import Recipe, Stage
 STEPS = 1000
 
 
-def stage(name: str, steps: int = STEPS, **other) -> Stage:
+def stage(name: str, steps: int = STEPS, lr: float = 4e-3, **other) -> Stage:
     """So many steps on the facts."""
     said = f"{len(facts()):,} facts of CLDR in {len(LOCALES)} languages; {steps} steps of {ROWS} x {LENGTH} tokens"
-    return Stage(name, Settings(steps, lr=4e-3, warm_up=50, final=0.05), stream, said, **other)
+    return Stage(name, Settings(steps, lr=lr, warm_up=50, final=0.05), stream, said, **other)
 
 
 V3 = deepseek_v3_config.Config(

@@ -1,6 +1,7 @@
 """How each model of the zoo is made: every recipe, by name."""
 
 from helpers.zoo.fact_models import TINY_DEEPSEEK_V3, TINY_DENSE_ACTIVE, TINY_DENSE_TOTAL, TINY_QWEN3_5_MOE
+from helpers.zoo.full_scale import FULL
 from helpers.zoo.python_model import TINY_QWEN3
 from helpers.zoo.recipe import Recipe
 from helpers.zoo.seeing_model import TINY_KIMI_K25
@@ -18,6 +19,7 @@ MADE = (
     TINY_DENSE_TOTAL,
     TINY_QWEN3_5_MOE,
     TINY_KIMI_K25,
+    *FULL,
 )
 RECIPES = {recipe.name: recipe for recipe in MADE}
 

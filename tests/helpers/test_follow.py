@@ -7,9 +7,10 @@ import torch
 
 from helpers.dsa_training import is_indexer
 from helpers.zoo.follow import begin, follow
-from helpers.zoo.task_models import GLM5, TINY_GLM5, TINY_GLM5_DENSE, stage
+from helpers.zoo.task_models import GLM5, TINY_GLM5, TINY_GLM5_DENSE, TINY_QWEN3_5, stage
 
 SHORT = [stage(s.name, {32: 3}, n, 4e-3, loss=s.loss, trains=s.trains) for n, s in enumerate(TINY_GLM5.stages)]
+FIRST = replace(TINY_QWEN3_5.stages[0].settings, steps=60)
 RECIPE = replace(TINY_GLM5, config=replace(GLM5, width=32, index_k=6), stages=tuple(SHORT))
 TWIN = replace(
     RECIPE,
@@ -78,3 +79,13 @@ def test_the_shipped_twin_shares_the_first_stage_of_the_shipped_model():
     assert theirs == replace(ours, made_by="tiny-glm5")
     assert begin(TINY_GLM5).state_dict().keys() == begin(TINY_GLM5_DENSE).state_dict().keys()
     assert same(begin(TINY_GLM5).state_dict(), begin(TINY_GLM5_DENSE).state_dict())
+
+
+def test_a_shipped_recipe_learns_within_its_first_steps_and_goes_on_exactly(tmp_path):
+    shipped = replace(TINY_QWEN3_5, stages=(replace(TINY_QWEN3_5.stages[0], settings=FIRST),))
+    whole = follow(shipped, tmp_path / "one")
+    losses = whole.runs["tasks"].losses
+    assert sum(losses[-10:]) < sum(losses[:10]) - 10  # a nat each
+    while not (last := follow(shipped, tmp_path / "many", seconds=4)).whole:
+        pass
+    assert same(weights(whole), weights(last))

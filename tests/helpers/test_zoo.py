@@ -5,17 +5,28 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from helpers import zoo
 from helpers.checkpoints import load
+from helpers.data.digits import shown
 from helpers.generate import generate
+from helpers.recall import share_recalled
 from helpers.sockets import watch_sockets
 from helpers.zoo import card as cards
+from helpers.zoo.fact_data import facts
+from helpers.zoo.fact_evidence import acceptance, loads, of_facts, some_rows
+from helpers.zoo.fact_evidence import nats as fact_nats
+from helpers.zoo.full_scale import FULL
 from helpers.zoo.recipes import RECIPES, recipe
+from helpers.zoo.seeing_model import NOISE, of_digits
+from helpers.zoo.seeing_model import read as read_digits
 from helpers.zoo.task_evidence import TASKS, examples, nats, of_tasks, right
 
 EVERY = pytest.mark.parametrize("name", zoo.names())
+SEEING = pytest.mark.parametrize("name", [name for name in zoo.names() if recipe(name).evidence is of_digits])
+TEXT = pytest.mark.parametrize("name", [name for name in zoo.names() if recipe(name).evidence is not of_digits])
+BY_FACTS = pytest.mark.parametrize("name", [name for name in zoo.names() if recipe(name).evidence is of_facts])
 BY_TASKS = pytest.mark.parametrize("name", [name for name in zoo.names() if recipe(name).evidence is of_tasks])
 FILES = ("README.md", "card.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
@@ -64,7 +75,7 @@ def test_the_page_of_a_model_is_written_from_its_card(name):
     assert (zoo.folder(name) / "README.md").read_text(encoding="utf-8") == cards.readme(read(name))
 
 
-@EVERY
+@TEXT
 def test_transformers_gives_the_same_logits_and_writes_the_same_tokens(name):
     folder = zoo.folder(name)
     with watch_sockets() as seen:
@@ -78,13 +89,63 @@ def test_transformers_gives_the_same_logits_and_writes_the_same_tokens(name):
     assert torch.equal(generate(ours, prompt, 12, eos=0), theirs.generate(prompt, max_new_tokens=12, do_sample=False))
 
 
+@SEEING
+def test_transformers_sees_the_same_in_a_picture(name):
+    folder, tokenizer = zoo.folder(name), recipe(name).tokenizer()
+    theirs = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    batch = shown(["4071", "9352"], tokenizer, seed=0, noise=0.1)
+    ids, mask = batch.rows.token_ids, batch.rows.real.long()
+    expected = theirs(input_ids=ids, attention_mask=mask, **batch.images).logits
+    assert (load(folder)(ids, images=batch.images) - expected).abs().max() <= 1e-4
+
+
+@SEEING
+def test_what_is_read_and_what_another_picture_says_is_measured_again(name):
+    card, model, tokenizer = read(name), load(zoo.folder(name)), recipe(name).tokenizer()
+    for row in card["tables"]["digits"]["rows"]:
+        assert [*read_digits(model, tokenizer, row[0], NOISE)] == pytest.approx(row[1:], abs=0.02)
+    for row in card["tables"]["noise"]["rows"]:
+        assert [*read_digits(model, tokenizer, 4, row[0])] == pytest.approx(row[1:], abs=0.02)
+
+
 @BY_TASKS
 def test_the_shares_and_the_loss_of_a_card_are_measured_again(name):
-    card, model = read(name), load(zoo.folder(name))
-    tokenizer = recipe(name).tokenizer()
+    card, model, tokenizer = read(name), load(zoo.folder(name)), recipe(name).tokenizer()
     asked = examples(TASKS["recall, 16 pairs"])
     assert nats(model, tokenizer, asked) == pytest.approx(card["loss"]["value"], rel=0.02, abs=2e-3)
     for task in ("recall, 16 pairs", "4 needles in 128 words", "tool calls"):
         (row,) = [row for row in card["tables"]["tasks"]["rows"] if row[0] == task]
         (again,) = right(model, tokenizer, "task", [(task, TASKS[task])])["rows"]
-        assert again[1:] == pytest.approx(row[1:], abs=0.02), task
+        assert again[1:] == pytest.approx(row[1:], abs=0.03), task
+
+
+@BY_FACTS
+def test_the_facts_the_loss_the_load_and_the_draft_of_a_card_are_measured_again(name):
+    card, model, tokenizer = read(name), load(zoo.folder(name)), recipe(name).tokenizer()
+    rows = some_rows(tokenizer)
+    assert fact_nats(model, rows) == pytest.approx(card["loss"]["value"], rel=0.02, abs=2e-3)
+    assert share_recalled(model, tokenizer, facts()) == pytest.approx(card["tables"]["kinds"]["rows"][-1][1], abs=0.01)
+    for row, again in zip(card["tables"]["experts"]["rows"], loads(model, rows)["rows"], strict=True):
+        assert again[1:] == pytest.approx(row[1:], abs=0.02)
+    if getattr(model, "drafters", None):
+        said = {row[0]: row[1] for row in card["tables"]["draft"]["rows"]}
+        assert acceptance(model, rows) == pytest.approx(said, abs=0.02)
+
+
+@EVERY
+def test_what_stands_beside_a_model_is_what_the_other_card_says(name):
+    for other, said in read(name)["beside"].items():
+        if other in zoo.names():
+            assert said == json.loads(json.dumps(cards.compared(read(other))))
+
+
+@pytest.mark.parametrize("made", FULL, ids=lambda made: made.name)
+def test_the_recipes_for_a_gpu_are_the_same_in_large(made):
+    with torch.device("meta"):
+        count = sum(weight.numel() for weight in made.model(made.config).parameters())
+    assert 30e6 <= count <= 100e6
+    tiny = recipe(made.name.replace("full", "tiny"))
+    assert (made.model, made.evidence, made.tokenizer) == (tiny.model, tiny.evidence, tiny.tokenizer)
+    assert [stage.loss for stage in made.stages] == [stage.loss for stage in tiny.stages]
