@@ -555,7 +555,7 @@ rules = {
     "a window": newest,
     "at random": at_random(seed),
 }
-budgets = [8, 16, 32, 64, 128]
+budgets = [8, 32, 128] if smoke else [8, 16, 32, 64, 128]
 table = {name: [kept(rule, k) for k in budgets] for name, rule in rules.items()}
 at = budgets.index(budget)
 more = table["the indexer"][at] - table["a window"][at]
@@ -569,7 +569,7 @@ show(draw.kept_by_budget(budgets, table, finding, y="attention mass kept (%)"))
 # every block, nothing trained but the indexers:
 
 # %%
-files = [text[:3000] for text in unseen if len(text) > 3000][: 1 if smoke else 3]
+files = [text[: 1200 if smoke else 3000] for text in unseen if len(text) > 3000][: 1 if smoke else 3]
 bits = {"dense": [bits_per_byte(model, tokenizer, files, longest, 4)]}
 for name, rule in rules.items():
     bits[name] = []
@@ -581,10 +581,10 @@ for name in rules:
     print(f"{name:20} {bits[name][0]:8.3f} {bits[name][1]:8.3f}")
 
 # %% [markdown]
-# Read the two side by side: mass and bits do not move in proportion. Where few tokens are read, the indexer is ahead in
-# both. Where 64 are, hardly any rule but chance costs a bit, and reading less may even help: this model was trained on
-# windows of 256 tokens, and what lies further back can disturb it as much as it helps. What a window can never do is
-# look *far*, whatever the question. For that you need a task in which the answer lies far back.
+# Read the two side by side: mass and bits do not move in proportion. Where few tokens are read, the indexer is ahead
+# in both. Where 64 are, hardly any rule but chance costs a bit, and reading less may even help: this model was
+# trained on windows of 256 tokens, and what lies further back can disturb it as much as it helps. What a window can
+# never do is look *far*, whatever the question. For that you need a task in which the answer lies far back.
 
 # %% [markdown]
 # ### An answer that lies far back
@@ -610,7 +610,7 @@ print("asked, answered:", haystacks[0].asked)
 # %%
 search_rules = {"its indexer": own_indexer, "the best there is": largest_shares, "a window": newest}
 search_rules["at random"] = at_random(seed)
-few_tokens = [2, 4, 8, 16, 32, 64]
+few_tokens = [4, 32] if smoke else [2, 4, 8, 16, 32, 64]
 
 
 def found(rule, k):
@@ -660,7 +660,7 @@ sparse_pair["indexers"].to(machine).load_state_dict(indexers.state_dict())
 control = load(folder, torch.float32, machine)
 slow = Settings(few, lr=2e-4, warm_up=2)
 train(sparse_pair, lessons, slow, loss=lambda p, ids: sparse_loss(p["model"], p["indexers"], ids.to(machine)))
-train(control, lessons, slow, loss=lambda m, ids: loss_of(m, ids.to(machine)))
+as_many = train(control, lessons, slow, loss=lambda m, ids: loss_of(m, ids.to(machine)))
 
 
 # %%
@@ -682,9 +682,9 @@ print(f"  after {few:3} dense steps instead {read_sparsely(control, indexers):.4
 #
 # ### Who picked what
 #
-# The pattern worth a poster: one block, one text, queries downwards, keys to the right. On the left the indexer, then
-# the best there is, then a window. The diagonal is the token itself and its neighbours; vertical lines are tokens
-# that everybody reads.
+# The pattern worth a poster: one block, one text, queries downwards, keys to the right. The indexer stands on the
+# left, then the best there is, then a window. Grey is what a query may see and does not read. A vertical line is a
+# token that many queries read; the band of the window is what the other two give up for such lines.
 
 # %%
 from helpers.budgets import chosen_by, mask_of
@@ -719,13 +719,16 @@ neighbour = sum(borrowed[n][n + 1] for n in range(len(reads) - 1)) / (len(reads)
 show(draw.reuse(borrowed, f"A block keeps {own:.0%} by its own choice, {neighbour:.0%} by that of the block before"))
 
 # %% [markdown]
+# Rows lend, columns borrow. In the course's own model the first block stands apart: it reads what nobody else needs.
+# From the second on, a borrowed choice keeps most of what an own one does, and costs nothing.
+#
 # ## Measure
 #
 # ### Masking shows the meaning, and saves nothing
 #
 # transformers' layer chooses exactly as yours does, and then computes attention over **all** tokens with the others
 # masked out. So does the model code that DeepSeek published for reading along, when it reads a prompt. Count what is
-# multiplied, for a text of 512 tokens and shrinking k.
+# multiplied for a text of 512 tokens, and how many numbers the last token has to read, with shrinking k.
 
 # %%
 from helpers.measure import count_flops
@@ -733,19 +736,24 @@ from helpers.measure import count_flops
 many = torch.randn(1, 512, 64)
 at = torch.arange(512)[None]
 turned, seen_mask = v32[0].model.rotary_emb(many, at), visible(at, 512)[:, None]
-print("tokens read   masked (transformers)   gathered (ours)")
+index_keys, a_latent, keys_and_values = 512 * 32, 32 + 16, 4 * (32 + 16)  # numbers: an index key has 32, and so on
+print("            masked (transformers)      gathered (ours)")
+print("tokens read     FLOP  numbers read      FLOP  numbers read")
 for k in (512, 128, 32, 8):
     their_layer.indexer.index_topk = our_layer.indexer.k = k
     with torch.no_grad():
         masked = count_flops(lambda: their_layer(many, turned, seen_mask))
         gathered = count_flops(lambda: our_layer(many, at, v32[1].rotary(at, many.dtype)))
-    print(f"{k:11} {format_flops(sum(masked.values())):>23} {format_flops(sum(gathered.values())):>17}")
+    masked, gathered = (format_flops(sum(counted.values())) for counted in (masked, gathered))
+    numbers = index_keys + 512 * keys_and_values, index_keys + k * a_latent
+    print(f"{k:11} {masked:>9} {numbers[0]:12,} {gathered:>10} {numbers[1]:12,}")
 their_layer.indexer.index_topk = our_layer.indexer.k = K
 
 # %% [markdown]
-# The left column does not move: a mask decides what *counts*, never what is *computed*. The right one falls towards
-# what is left when attention is nearly free: the projections and the indexer. (It begins lower because the helper
-# does not score keys that no query of a block may see. transformers scores them all, and bars them.)
+# The left half does not move: a mask decides what *counts*, never what is *computed* or read. The right half falls
+# towards what is left when attention is nearly free: the projections and the index keys. (It begins lower because the
+# helper does not score keys that no query of a block may see, and reads latents instead of the keys and values of
+# every head.)
 #
 # ### By formula
 #
@@ -885,8 +893,9 @@ for id, measured in mine.items():
 # %% [markdown]
 # ## Play
 #
-# A needle text for the model that was trained to choose. The framed token is the word that is asked for; blue tokens
-# are what it reads, in the block that you pick. The title says what it answers when *every* block reads by that rule.
+# A needle text for the model that was trained to choose. The token in the dotted frame is the word that is asked for.
+# Blue tokens are read in the block that you pick; a whole frame marks what dense attention takes 5 % or more from.
+# The title says what the model answers when *every* block reads by that rule.
 #
 # 1. The indexer, block 1: where is the pair that is asked for? Lower k to 8, 4, 2, 1. When does the answer go wrong?
 # 2. A window: raise k until the answer is right. How much has to be read?

@@ -12,6 +12,7 @@ from helpers.units import format_seconds
 _FAINT = "rgba(128,128,128,0.28)"
 _BLUE = OKABE_ITO["blue"]
 _COLUMNS, _LONGEST = 16, 7  # of the grid of tokens: cells a row, characters a cell
+_MUCH = 0.05  # of dense attention: such a token has a frame
 
 
 def selection(masks: Mapping[str, Sequence[Sequence[bool]]], title: str) -> go.Figure:
@@ -143,9 +144,10 @@ def reuse(kept: Sequence[Sequence[float]], title: str) -> go.Figure:
     )
     names = [str(n) for n in range(size)]
     text = [[f"{100 * value:.0f} %" for value in row] for row in kept]
-    scale = [[0, "#0B2A3C"], [0.5, _BLUE], [1, "#A9DBF7"]]
-    look = dict(colorscale=scale, showscale=False, xgap=2, ygap=2, hoverinfo="skip")
-    figure.add_heatmap(z=kept, x=names, y=names, text=text, texttemplate="%{text}", **look)
+    scale = [[0, "#06202F"], [1, _BLUE]]  # dark throughout, so that white figures stand out
+    look = dict(colorscale=scale, zmin=0, zmax=1, showscale=False, xgap=2, ygap=2, hoverinfo="skip")
+    labels = dict(text=text, texttemplate="%{text}", textfont=dict(color="white", size=14))
+    figure.add_heatmap(z=kept, x=names, y=names, **labels, **look)
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     return figure.update_layout(height=200 + 42 * size)
@@ -154,26 +156,35 @@ def reuse(kept: Sequence[Sequence[float]], title: str) -> go.Figure:
 def picked(
     words: Sequence[str], chosen: Sequence[int], shares: Sequence[float], query: int, says: str = ""
 ) -> go.Figure:
-    """The text as a grid of tokens, row by row. The token ``query`` has a frame and reads the blue ones; what dense
-    attention takes of each (``shares``, for positions 0 to ``query``) shows when it is pointed at. ``says`` ends the
-    title: what the model makes of it."""
+    """The text as a grid of tokens, row by row. The token ``query`` has a dotted frame and reads the blue ones.
+
+    A token with a whole frame gets 5 % of dense attention or more. What each gets (``shares``, for positions 0 to
+    ``query``) shows when it is pointed at. ``says`` ends the title: what the model makes of it.
+    """
     kept, seen = sum(shares[s] for s in chosen), query + 1
-    title = f"{len(chosen)} of {seen} tokens hold {100 * kept:.0f} % of what dense attention takes"
+    title = f"{len(chosen)} of {seen} tokens hold {100 * kept:.0f} % of dense attention"
     title += f"; {says}" if says else ""
     best = sorted(chosen, key=lambda s: -shares[s])[:8]
     listed = ", ".join(f"{words[s].strip() or 'blank'!r} at {s} ({100 * shares[s]:.1f} %)" for s in best)
-    alt = f"{title}. The token that reads is {words[query]!r} at {query}. Read most of all: {listed}."
+    missed = [f"{words[s].strip()!r} at {s}" for s in range(seen) if shares[s] >= _MUCH and s not in set(chosen)]
+    alt = f"{title}. The token that reads is {words[query]!r} at {query}. Read most of all: {listed}. "
+    alt += f"Not read, and worth {_MUCH:.0%} or more: {', '.join(missed) or 'none'}."
     figure = new_figure(title, alt)
     rows = math.ceil(seen / _COLUMNS)
     place = {s: (s % _COLUMNS, s // _COLUMNS) for s in range(seen)}
     _cells(figure, place, set(chosen), shares, words, rows)
     _labels(figure, place, set(chosen), words)
-    x, y = place[query]
-    frame = dict(color=OKABE_ITO["red"], width=3)
-    figure.add_shape(type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, line=frame)
+    for s in range(seen):
+        if shares[s] >= _MUCH:
+            _frame(figure, *place[s], dict(color=OKABE_ITO["orange"], width=3))
+    _frame(figure, *place[query], dict(color=OKABE_ITO["red"], width=3, dash="dot"))
     figure.update_xaxes(visible=False, range=[-0.55, _COLUMNS - 0.45])
     figure.update_yaxes(visible=False, range=[rows - 0.45, -0.55])
     return figure.update_layout(height=110 + 27 * rows, showlegend=False, margin=dict(l=10, r=10, b=10))
+
+
+def _frame(figure: go.Figure, x: int, y: int, line: dict) -> None:
+    figure.add_shape(type="rect", x0=x - 0.46, x1=x + 0.46, y0=y - 0.46, y1=y + 0.46, line=line)
 
 
 def _cells(figure: go.Figure, place: dict, chosen: set, shares: Sequence[float], words: Sequence[str], rows: int):
@@ -183,7 +194,7 @@ def _cells(figure: go.Figure, place: dict, chosen: set, shares: Sequence[float],
         cells[y][x] = int(s in chosen)
         read = "read" if s in chosen else "not read"
         hover[y][x] = f"{words[s]!r} at {s}: {100 * shares[s]:.2f} % of dense attention, {read}"
-    scale = [[0, "rgba(128,128,128,0.12)"], [0.5, "rgba(128,128,128,0.12)"], [0.5, _BLUE], [1, _BLUE]]
+    scale = [[0, "rgba(128,128,128,0.07)"], [0.5, "rgba(128,128,128,0.07)"], [0.5, _BLUE], [1, _BLUE]]
     look = dict(colorscale=scale, zmin=0, zmax=1, showscale=False, xgap=2, ygap=2)
     figure.add_heatmap(z=cells, hovertext=hover, hovertemplate="%{hovertext}<extra></extra>", **look)
 

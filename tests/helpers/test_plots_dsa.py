@@ -56,8 +56,14 @@ def test_every_token_up_to_the_one_that_reads_has_a_cell(query):
     assert figure.layout.title.text.startswith(f"1 of {query + 1} tokens hold")
 
 
+def test_a_token_that_matters_has_a_frame_and_is_named_where_it_is_not_read():
+    figure = picked(["a", "b", "c"], [0], [0.02, 0.9, 0.08], 2)
+    assert len(figure.layout.shapes) == 3  # b and c, and the token that reads
+    assert "Not read, and worth 5% or more: 'b' at 1, 'c' at 2." in alt_text(figure)
+
+
 def test_what_the_model_says_ends_the_title():
-    assert picked(["a", "b"], [0], [0.5, 0.5], 1, "it says c").layout.title.text.endswith("takes; it says c")
+    assert picked(["a", "b"], [0], [0.5, 0.5], 1, "it says c").layout.title.text.endswith("attention; it says c")
 
 
 def test_right_answers_by_position_are_told_apart_where_k_keys_are_visible():
