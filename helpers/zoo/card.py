@@ -75,8 +75,13 @@ def readme(card: dict) -> str:
 
 
 def _in_all(card: dict, name: str) -> bool:
-    """Whether there are other models, and each was measured in this too."""
-    return bool(card["beside"]) and all(name in other["tables"] for other in card["beside"].values())
+    """Whether there are other models, and each was measured in this too, row by row."""
+    others, rows = card["beside"].values(), [row[0] for row in card["tables"][name]["rows"]]
+    return bool(others) and all(rows == [row[0] for row in _rows(other, name)] for other in others)
+
+
+def _rows(card: dict, name: str) -> list[list]:
+    return card["tables"].get(name, {"rows": []})["rows"]
 
 
 def side_by_side(card: dict, name: str) -> dict:
