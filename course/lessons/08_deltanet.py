@@ -705,13 +705,12 @@ for n in contexts:
     mask = torch.ones(1, 1, n, dtype=torch.bool, device=on)
     decode["delta rule, one token"][n] = delta_s
     decode["attention, one token"][n] = seconds(attend, query, keys, keys, mask)
-(_, early), (_, late) = sorted(decode["attention, one token"].items())[-2:]
-equal = delta_s / ((late - early) / (contexts[-1] - contexts[-2]))
-ratio = late / delta_s
+ratio = decode["attention, one token"][contexts[-1]] / delta_s
 finding = f"At {contexts[-1]:,} tokens of context attention takes {ratio:.1f} times the delta rule's time"
 show(draw.seconds_by_length(decode, finding, what="tokens of context"))
 same_bytes = 2 * 32 * 128 * 128 / (2 * 2 * 256)  # a matrix is read and written, keys and values are read
-print(f"equal bytes by formula at {same_bytes:,.0f} tokens of context, equal times here at about {equal:,.0f}")
+cheaper = max((n for n, took in decode["attention, one token"].items() if took <= delta_s), default=0)
+print(f"equal bytes by formula at {same_bytes:,.0f} tokens; attention was the cheaper one here up to {cheaper:,}")
 
 # %% [markdown]
 # ### The real models
