@@ -25,7 +25,7 @@ class Indexers(nn.Module):
     Raises ValueError for a model of another family.
     """
 
-    def __init__(self, model: Qwen3, num_heads: int, k: int):
+    def __init__(self, model: nn.Module, num_heads: int, k: int):
         if not isinstance(model, Qwen3):
             raise ValueError(f"these indexers stand beside a Qwen3, and this model is a {type(model).__name__}")
         super().__init__()
