@@ -664,7 +664,7 @@ from helpers.layers.delta import delta_rule
 from helpers.measure import measure_one, measure_pair
 
 longest = {"smoke": 512, "laptop": 2048, "full": 8192}[scale]
-lengths = [n for n in (64, 128, 256, 512, 1024, 2048, 4096, 8192) if n <= longest]
+lengths = [128, 512] if scale == "smoke" else [2**n for n in range(6, 14) if 2**n <= longest]
 rows = {"token by token": {}, "in chunks of 64": {}, "attention": {}}
 
 
