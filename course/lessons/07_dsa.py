@@ -676,9 +676,9 @@ print(f"  after {few:3} sparse steps        {after:.4f}")
 print(f"  after {few:3} dense steps instead {read_sparsely(control, indexers):.4f}")
 
 # %% [markdown]
-# A dozen steps of 512 tokens move the third digit at best; the distance of the last two lines is what the choice
-# itself has taught. DeepSeek spent 2.1 billion tokens on the warm-up and 943.7 billion on this stage.
-# `zoo:tiny-glm5`, which you met above, went through all three, and `scale = "full"` takes more steps here.
+# A dozen steps of 512 tokens move the third digit, too little to tell from noise: the cell shows the mechanism and a
+# fair control, and `scale = "full"` takes more steps. DeepSeek spent 2.1 billion tokens on the warm-up and 943.7
+# billion on this stage. `zoo:tiny-glm5`, which you met above, went through all three.
 #
 # ### Who picked what
 #
@@ -776,16 +776,16 @@ for name, s in sizes.items():
     print(f"{name:16}", "".join(line), f"  {prefill_break_even(s):,.0f}")
 
 # %% [markdown]
-# Two surprises. The saving in FLOP is three times the saving in bytes: a latent is 576 numbers for *all* heads, and
-# an index key of 128 numbers is nearly a quarter of that. Decoding waits for bytes (lesson 00), which is why DeepSeek
-# keeps index keys in 8 bits. And a **prompt** pays much later: dense prompts are read in the cheaper expanded form,
-# which a gather for each query cannot use.
+# Two surprises. At 128k the saving in FLOP is three times the saving in bytes: a latent is 576 numbers for *all* heads,
+# and an index key of 128 numbers is nearly a quarter of that. Decoding waits for bytes (lesson 00); DeepSeek keeps its
+# index keys in 8 bits. And a **prompt** pays much later: dense prompts are read in the cheaper expanded form, which a
+# gather for each query cannot use.
 
 # %%
 lengths = [2**n for n in range(10, 21)]
 glm52 = published("glm5.2")
-own_indexer = glm5.indexer_types(glm52).count(glm5.FULL)
-s, a_choice = sizes["GLM-5"], glm52["num_hidden_layers"] / own_indexer
+indexing = glm5.indexer_types(glm52).count(glm5.FULL)  # blocks with an indexer of their own
+s, a_choice = sizes["GLM-5"], glm52["num_hidden_layers"] / indexing
 
 
 def times(what, **settings):
@@ -794,9 +794,8 @@ def times(what, **settings):
 
 ratios = {"GLM-5, FLOP": times("flops"), "GLM-5, bytes in bf16": times("bytes")}
 ratios["GLM-5, bytes, index keys in FP8"] = times("bytes", key_bytes=132 / 128)
-ratios[f"GLM-5.2, FLOP, {own_indexer} of {glm52['num_hidden_layers']} blocks index"] = times(
-    "flops", layers_a_choice=a_choice
-)
+shared = f"GLM-5.2, FLOP, {indexing} of {glm52['num_hidden_layers']} blocks index"
+ratios[shared] = times("flops", layers_a_choice=a_choice)
 finding = f"At a million tokens GLM-5 does {ratios['GLM-5, FLOP'][-1]:.0f} times fewer FLOP and moves "
 show(draw.times_less(lengths, ratios, finding + f"{ratios['GLM-5, bytes in bf16'][-1]:.1f} times fewer bytes"))
 
