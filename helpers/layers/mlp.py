@@ -6,6 +6,19 @@ from torch.nn import functional
 from helpers.shapes import Float, Tensor
 
 
+def swiglu(
+    gate: Float[Tensor, "*rest F"], up: Float[Tensor, "*rest F"], limit: float | None = None
+) -> Float[Tensor, "*rest F"]:
+    """``silu(gate) * up``. With a limit the gate is kept below it, and ``up`` within it on both sides.
+
+    DeepSeek-V4 limits both to 10 so that no activation outgrows what FP8 and FP4 can hold.
+    Source: DeepSeek-AI, "DeepSeek-V4", 2026; transformers' ``DeepseekV4Experts``. Built in lesson 10.
+    """
+    if limit is not None:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return functional.silu(gate) * up
+
+
 class SwiGLU(nn.Module):
     """``down(silu(gate(x)) * up(x))``, three matrices without bias.
 
@@ -19,4 +32,4 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(functional.silu(self.gate(x)) * self.up(x))
+        return self.down(swiglu(self.gate(x), self.up(x)))

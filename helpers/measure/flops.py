@@ -1,10 +1,11 @@
 """FLOP of a training step, counted while it runs: what every matrix product of it multiplies and adds.
 
-``torch.utils.flop_counter.FlopCounterMode`` watches each operation and knows its formula from the shapes. Three of them
+``torch.utils.flop_counter.FlopCounterMode`` watches each operation and knows its formula from the shapes. Some of them
 it gets wrong or does not know (torch 2.13), and they are mended here:
 
 - a triangular system, which Gated DeltaNet solves in each chunk, counts as nothing;
 - attention in one operation counts as nothing on a CPU, though it counts on a GPU;
+- a matrix times one vector, and the products of all experts in one operation, count as nothing;
 - the gradient of a convolution that keeps its channels apart counts as if it mixed all of them.
 
 What is not counted is everything that multiplies no matrices: norms, softmax, activations, rotations, sums, the
@@ -128,7 +129,19 @@ def _attention_backward(grad_out, query, key, value, *_rest, **_ignored) -> int:
     return sdpa_backward_flop_count(grad_out, query, key, value)
 
 
+def _vector(matrix: torch.Size, *_rest, **_ignored) -> int:
+    """Each entry of the matrix once."""
+    return 2 * prod(matrix)
+
+
+def _grouped(rows: torch.Size, stack: torch.Size, *_rest, **_ignored) -> int:
+    """Each row meets one matrix of the stack."""
+    return 2 * prod(rows) * stack[-1]
+
+
 MENDED = {  # operation -> FLOP from the shapes of all its arguments; they take the place of FlopCounterMode's own
+    _aten._grouped_mm: _grouped,
+    _aten.mv: _vector,
     _aten.linalg_solve_triangular: _triangular,
     _aten.convolution_backward: _convolution_backward,
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,

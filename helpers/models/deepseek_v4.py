@@ -13,6 +13,7 @@ from helpers.layers.cache import Cache
 from helpers.layers.compressed import Compressed, CompressedAttention, Sizes
 from helpers.layers.compressor import Compressor, EntryIndexer
 from helpers.layers.hyper import HyperConnection, HyperHead, expand
+from helpers.layers.mlp import swiglu
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import frequencies, stretched
 from helpers.layers.rows import Rows, arrange
@@ -29,7 +30,7 @@ from helpers.models.deepseek_v4_config import (
     to_hf,
 )
 from helpers.models.text_only import text_only
-from helpers.moe.experts import Experts, swiglu
+from helpers.moe.experts import Experts
 from helpers.moe.router import Routing, hashed, sqrt_softplus_top_k
 from helpers.shapes import Bool, Float, Int, Tensor
 

@@ -224,8 +224,15 @@ def test_torch_itself_still_misses_what_is_mended():
     def convolve():
         functional.conv1d(torch.randn(1, 6, 13, requires_grad=True), weight, groups=6).sum().backward()
 
-    assert theirs(attend) == 0
-    assert theirs(solve) == 0
+    def group():
+        functional.grouped_mm(torch.ones(9, 8), torch.ones(2, 8, 4), offs=torch.tensor([3, 9], dtype=torch.int32))
+
+    def one_vector():
+        torch.ones(9, 8).mv(torch.ones(8))
+
+    assert theirs(attend) == theirs(solve) == theirs(group) == theirs(one_vector) == 0
+    assert sum(count_flops(group).values()) == 2 * 9 * 8 * 4
+    assert sum(count_flops(one_vector).values()) == 2 * 9 * 8
     product = 2 * 4 * 16 * 16 * 8
     assert sum(count_flops(attend).values()) == (2 + 5) * product
     assert sum(count_flops(solve).values()) == 8 * 8 * 3

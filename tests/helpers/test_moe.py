@@ -12,7 +12,9 @@ from transformers.models.deepseek_v4.modeling_deepseek_v4 import (
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeTopKRouter
 
 from helpers.compare import assert_close, max_error, tolerance
-from helpers.moe.experts import Experts, dispatch, swiglu
+from helpers.layers.mlp import swiglu
+from helpers.moe.dispatch import sort_pairs
+from helpers.moe.experts import Experts
 from helpers.moe.mixture import Choice, Mixture
 from helpers.moe.router import (
     hashed,
@@ -202,7 +204,7 @@ def test_rebalancing_leaves_a_mean_load_as_it_is():
             "5 experts a token cannot come from",
         ),
         (lambda: sigmoid_top_k(torch.zeros(2, 4), torch.zeros(4), 2, 4, 4), "have two experts or more"),
-        (lambda: dispatch(torch.tensor([[0, 7]]), 4), "expert 7 was chosen; there are experts 0 to 3"),
+        (lambda: sort_pairs(torch.tensor([[0, 7]]), 4), "expert 7 was chosen; there are experts 0 to 3"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(call, message):
