@@ -5,6 +5,7 @@ no digit keeps to the cells that the tower cuts a picture into.
 """
 
 import hashlib
+import itertools
 import random
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -40,9 +41,9 @@ class Shown(NamedTuple):
 
 
 def draw(number: str, generator: torch.Generator, noise: float, cell: int = 8) -> Float[Tensor, "3 height width"]:
-    """A picture of ``number``: two cells high, wide enough for its digits anywhere, bright on dark or dark on bright.
+    """A picture of ``number``: two cells high, wide enough for its digits anywhere, bright on dark.
 
-    Colours are between -1 and 1 before the noise, whose deviation is ``noise``. ValueError for anything but digits.
+    Paper is -1 and ink 1 before the noise, whose deviation is ``noise``. ValueError for anything but digits.
     """
     if not number.isascii() or not number.isdigit():
         raise ValueError(f"{number!r} cannot be drawn; 0 to 9 can")
@@ -52,10 +53,7 @@ def draw(number: str, generator: torch.Generator, noise: float, cell: int = 8) -
     left = int(torch.randint(width - ADVANCE * len(number) + 1, (1,), generator=generator))
     for n, digit in enumerate(number):
         ink[top : top + HIGH, left + n * ADVANCE : left + n * ADVANCE + WIDE] = GLYPHS[int(digit)]
-    paper, colour = torch.rand(2, 3, 1, 1, generator=generator)
-    dark = torch.rand(1, generator=generator) < 0.5
-    picture = (paper - 1) * (1 - ink) + colour * ink  # the paper from -1 to 0, the ink from 0 to 1
-    return (-picture if dark else picture) + noise * torch.randn(3, height, width, generator=generator)
+    return 2 * ink - 1 + noise * torch.randn(3, height, width, generator=generator)
 
 
 def patches(
@@ -89,21 +87,26 @@ def numbers(rng: random.Random, count: int, digits: int) -> list[str]:
 @dataclass(frozen=True)
 class Pictures:
     """Batches of pictures and what they say; all of one batch have as many digits. ``batches[step]`` depends on the
-    step and the fields only."""
+    step and the fields only. Short numbers come first: on long ones alone a small tower learns nothing for long."""
 
     tokenizer: Tokenizer
     batch: int
-    digits: tuple[int, ...]  # how many a number may have
+    phases: tuple[tuple[int, tuple[int, ...]], ...]  # so many steps, with numbers of one of these lengths
     noise: float
     seed: int
 
     def __getitem__(self, step: int) -> Shown:
-        """The pictures and texts of one step."""
+        """The pictures and texts of one step; behind the last phase its lengths go on."""
         rng = random.Random(f"{self.seed}/{step}")
-        chosen = numbers(rng, self.batch, rng.choice(self.digits))
+        chosen = numbers(rng, self.batch, rng.choice(self._lengths(step)))
         return shown(chosen, self.tokenizer, rng.randrange(2**31), self.noise)
+
+    def _lengths(self, step: int) -> tuple[int, ...]:
+        ends = itertools.accumulate(steps for steps, _ in self.phases)
+        reached = [lengths for end, (_, lengths) in zip(ends, self.phases, strict=True) if step < end]
+        return reached[0] if reached else self.phases[-1][1]
 
     def identity(self) -> dict:
         """What tells these batches from others, for a checkpoint to remember."""
         first = hashlib.sha256(self[0].images["pixel_values"].numpy().tobytes()).hexdigest()[:16]
-        return {"pictures": first, "batch": self.batch, "digits": self.digits, "noise": self.noise, "seed": self.seed}
+        return {"pictures": first, "batch": self.batch, "phases": self.phases, "noise": self.noise, "seed": self.seed}

@@ -14,6 +14,7 @@ from helpers.layers.rope import frequencies
 from helpers.shapes import Float, Tensor
 
 SHARP = 5.7  # length of a query and a key per turned pair: the right token scores about four nats above its neighbours
+QUIET = 0.1  # how much of the random weights of residual streams stays
 KEPT = 0.3  # how much of the random weights of the turned queries stays
 
 
@@ -60,9 +61,13 @@ def keys_of_the_token_before(model: nn.Module) -> None:
 def look_back_in_the_window(model: nn.Module) -> None:
     """``look_back`` for DeepSeek-V4, whose first block sees its window only: heads look 1, 1, 2, 3, … tokens back.
 
+    Its streams begin nearly alike: with weights as large as the other matrices', each token mixes them at random.
     Keys are values there, so the turned part of a key, now the same for all tokens, says nothing as a value: the
     output begins without it. Queries and keys are normed to a fixed length, which the key's own weight then stretches.
     """
+    for block in model.blocks:
+        for streams in (block.attention_streams, block.mlp_streams):
+            streams.weight *= QUIET
     layer, width = model.blocks[0].attention, model.config.rotary_dim
     shared = _give_shared_part(model.embedding.weight)
     read = _normed(model.embedding.weight)

@@ -18,9 +18,10 @@ from helpers.zoo.recipe import Recipe, Stage
 from helpers.zoo.tokenizer import train_tokenizer
 
 DIGITS, NOISE = (1, 2, 3, 4, 5), 0.25
-BATCH, STEPS = 32, 2000
+PHASES = ((300, (1,)), (400, (1, 2)), (400, (1, 2, 3)), (1100, DIGITS))
+BATCH, STEPS = 32, sum(steps for steps, _ in PHASES)
 COUNT = 128  # pictures a cell of a table
-LOUDER = (0.0, 0.25, 0.5, 0.75, 1.0)  # deviations of the noise, where ink and paper are on average one apart
+LOUDER = (0.0, 0.25, 0.5, 1.0, 2.0)  # deviations of the noise, where ink and paper are two apart
 
 
 def digit_tokenizer() -> Tokenizer:
@@ -31,8 +32,19 @@ def digit_tokenizer() -> Tokenizer:
 
 
 def stream(tokenizer: Tokenizer) -> Pictures:
-    """Pictures of one to five digits."""
-    return Pictures(tokenizer, BATCH, DIGITS, NOISE, seed=1)
+    """Pictures of one digit, then of more, at last of up to five."""
+    return Pictures(tokenizer, BATCH, PHASES, NOISE, seed=1)
+
+
+@torch.no_grad()
+def by_inputs(model: nn.Module) -> None:
+    """Make the first weights of tower and projector as large as their inputs are few: a patch has 48 numbers, and with
+    one deviation for all a tower learns to see several times later."""
+    generator = torch.Generator().manual_seed(3)
+    for part in (model.vision, model.projector):
+        for weight in part.parameters():
+            if weight.dim() > 1:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * weight[0].numel() ** -0.5)
 
 
 def looking(model: nn.Module, batch: Shown) -> Float[Tensor, ""]:
@@ -123,11 +135,12 @@ TINY_KIMI_K25 = Recipe(
             "pictures",
             Settings(STEPS, lr=3e-3, warm_up=50, final=0.05),
             stream,
-            f"drawn numbers of 1 to 5 digits, noise of deviation {NOISE}; {STEPS} steps of {BATCH} pictures",
+            f"drawn numbers of 1 digit, later of up to 5, noise of {NOISE}; {STEPS} steps of {BATCH} pictures",
             loss=looking,
             balance=1e-3,
         ),
     ),
     evidence=of_digits,
     std=0.08,
+    prepare=by_inputs,
 )

@@ -68,11 +68,14 @@ def test_a_text_has_a_placeholder_for_each_cell_and_answers_with_the_number():
 
 
 def test_a_step_is_the_same_whenever_it_is_asked_for():
-    batches = Pictures(TOKENIZER, 3, (1, 4), 0.2, seed=0)
+    batches = Pictures(TOKENIZER, 3, ((6, (1,)), (2, (3, 4))), 0.2, seed=0)
     assert isinstance(batches, Stream)
     assert torch.equal(batches[5].images["pixel_values"], batches[5].images["pixel_values"])
     assert not torch.equal(batches[5].rows.token_ids[0], batches[6].rows.token_ids[0])
-    assert batches.identity() != Pictures(TOKENIZER, 3, (1, 4), 0.2, seed=1).identity()
+    assert batches.identity() != Pictures(TOKENIZER, 3, batches.phases, 0.2, seed=1).identity()
+    lengths = [int(batches[step].rows.answer.sum(dim=1)[0]) - 1 for step in range(12)]
+    assert set(lengths[:6]) == {1}
+    assert set(lengths[6:]) == {3, 4}
 
 
 def test_numbers_have_as_many_digits_as_asked_and_may_begin_with_zero():
