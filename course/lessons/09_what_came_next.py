@@ -317,8 +317,9 @@ rows = {name: [flat[n : n + T] for n in range(0, T * T, T)] for name, (flat, T) 
 show(draw.reading(rows, "Near tokens as they are, far ones in entries: a few chosen, or all"))
 
 # %% [markdown]
-# Look for the gap in HCA's square: tokens that have left the window while their entry is not yet complete are read by
-# nobody for a while. In the real model the window is 128 and so is the group, and the gap closes.
+# HCA's square has no gap: the window reaches back as far as an unfinished group can, so a token leaves the window only
+# when its entry is complete. In the real model both are 128. CSA's square has gaps, and they are the point: what the
+# indexer did not choose is not read.
 #
 # ### 5. Streams, and a matrix that cannot explode
 #
@@ -366,9 +367,9 @@ def connection(w, streams):
 # %%
 from helpers.layers.hyper import HyperConnection
 
-w = HyperConnection(4, 20, rounds=20, epsilon=1e-6, norm_epsilon=1e-6)
+hyper = HyperConnection(4, 20, rounds=20, epsilon=1e-6, norm_epsilon=1e-6)
 with torch.no_grad():
-    post, mix = connection(w, torch.randn(1, 1, 4, 20))[1:]
+    post, mix = connection(hyper, torch.randn(1, 1, 4, 20))[1:]
 print("post", post[0, 0].numpy().round(2), "\nmix\n", mix[0, 0].numpy().round(2))
 
 # %% [markdown]
@@ -407,8 +408,11 @@ lines = {kind: through(kind) for kind in kinds}
 for kind, line in lines.items():
     print(f"{kind:27} after 60 layers: {line[-1]:.2g} times as large")
 check.reveal("09.mix", formula=(1 + n * 0.3**2) ** (depth / 2), machine=lines[kinds[0]][-1], unit="x")
-finding = f"60 free mixes: {lines[kinds[0]][-1]:.0e} or {lines[kinds[2]][-1]:.0e} times; doubly stochastic, "
-show(draw.sizes_by_layer(lines, finding + f"{lines[kinds[3]][-1]:.2g} times"))
+grown, shrunk, stays = (lines[kinds[n]][-1] for n in (0, 2, 3))
+finding = (
+    f"60 free mixes: {grown:,.0f} times as large, or 1/{1 / shrunk:,.0f}; doubly stochastic ones stay at {stays:.2g}"
+)
+show(draw.sizes_by_layer(lines, finding))
 
 # %% [markdown]
 # Free mixes explode or die, and small changes of their entries decide which. (The formula is the mean of the squares
@@ -512,8 +516,8 @@ with torch.no_grad():
         assert max(errors) <= 1e-5
 
 # %% [markdown]
-# Does sparsity bite? Let the indexer take all entries and compare again: the answer must differ. And the streams and
-# the table, against the library's modules:
+# Where an error is zero, both did the same operations in the same order. Does sparsity bite? Let the indexer take all
+# entries and compare again: the answer must differ. And the streams and the table, against the library's modules:
 
 # %%
 with torch.no_grad():
@@ -527,11 +531,11 @@ streams = torch.randn(2, 9, 4, 20)
 theirs = library.DeepseekV4HyperConnection(theirs_config)
 router = library.DeepseekV4HashRouter(theirs_config)
 with torch.no_grad():
-    for ours, name in ((w.weight, "fn"), (w.base, "base"), (w.scale, "scale")):
+    for ours, name in ((hyper.weight, "fn"), (hyper.base, "base"), (hyper.scale, "scale")):
         getattr(theirs, name).copy_(ours.copy_(torch.randn(ours.shape)))
     router.weight.copy_(torch.randn(router.weight.shape))
     router.tid2eid.copy_(torch.randint(8, router.tid2eid.shape))
-    x, post, mix = connection(w, streams)
+    x, post, mix = connection(hyper, streams)
     found, wanted = (post, mix, x), theirs(streams)
     print("streams: off by", [f"{max_error(a, b):.0e}" for a, b in zip(found, wanted, strict=True)])
     ids, hidden = torch.randint(64, (12,)), torch.randn(12, 20)
@@ -688,7 +692,9 @@ contexts = [2**m for m in range(8, 21)]
 caches = {name: [p.cache_bytes(n) for n in contexts] for name, p in plans.items()}
 limits = {name: p.config.max_position_embeddings for name, p in plans.items()}
 most, least = (pick_one(row[-1] for row in caches.values()) for pick_one in (max, min))
-finding = f"The text is the same, the cache is not: {format_bytes(least)} to {format_bytes(most)} for a million tokens"
+finding = (
+    f"The text is the same, the cache is not: {format_bytes(least)} to {format_bytes(most)} for {contexts[-1]:,} tokens"
+)
 show(draw.cache_of_all(caches, ideas, limits, contexts, finding))
 
 # %% [markdown]

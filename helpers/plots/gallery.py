@@ -53,8 +53,8 @@ def reading(patterns: Mapping[str, Sequence[Sequence[str]]], title: str) -> go.F
         marker = dict(symbol="square", size=12, color=OKABE_ITO[colour])
         grid.add_scatter(x=[None], y=[None], mode="markers", name=word, marker=marker)
     grid.update_yaxes(autorange="reversed").update_yaxes(title_text="query", col=1)
-    grid.update_xaxes(title_text="token")
-    return grid.update_layout(height=420, **LEGEND_BELOW)
+    grid.update_layout(height=440, **LEGEND_BELOW).update_layout(margin_t=90)
+    return grid.update_xaxes(title_text="token", title_standoff=6)
 
 
 def sizes_by_layer(lines: Mapping[str, Sequence[float]], title: str) -> go.Figure:
@@ -146,10 +146,10 @@ def compare(models: Mapping[str, Model], context: int, chosen: str) -> go.Figure
     for name in order:
         _add_row(figure, name, models[name], name == chosen)
     for title, column in [("billions, log scale", 1), ("GB, log scale", 2), ("GFLOP, log scale", 3)]:
-        figure.update_xaxes(title_text=title, type="log", dtick=1, col=column)
+        figure.update_xaxes(title_text=title, title_standoff=6, type="log", dtick=1, col=column)
     figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
     figure.update_layout(height=210 + 30 * len(models), showlegend=False)
-    return figure.update_layout(margin=dict(t=90, b=60))
+    return figure.update_layout(margin=dict(t=110, b=60, l=190))
 
 
 def _add_row(figure: go.Figure, name: str, model: Model, chosen: bool) -> None:
@@ -198,10 +198,10 @@ def _shared(caches: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]
 
 
 def _apart(places: Mapping[str, float]) -> dict[str, float]:
-    """The heights of labels, 0 to 1, from the lowest up, each at least a gap above the one before."""
-    spread, last = {}, -math.inf
-    for name, place in sorted(places.items(), key=lambda pair: pair[1]):
-        last = spread[name] = max(place, last + _LABEL_GAP)
+    """The heights of labels, 0 to 1: from the highest down, each at least a gap below the one before."""
+    spread, last = {}, math.inf
+    for name, place in sorted(places.items(), key=lambda pair: pair[1], reverse=True):
+        last = spread[name] = min(place, last - _LABEL_GAP)
     return spread
 
 
