@@ -120,7 +120,7 @@ def forward_parts(c: qwen3.Config, length: int) -> dict[str, int]:
 
 # %% [markdown]
 # Does torch count the same? `FlopCounterMode` watches every operation and knows which module made it. (`MENDED` adds
-# three operations that torch 2.13 forgets; this model uses none of them.)
+# a few operations that torch 2.13 forgets; this model uses none of them.)
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode

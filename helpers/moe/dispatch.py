@@ -74,12 +74,12 @@ def by_views(
     """
     if len(x) != 1:
         raise ValueError(f"views are for one token, and {len(x)} were given")
-    chosen, row = indices[0].tolist(), x[0]
+    chosen = indices[0].tolist()
     _refuse(max(chosen), len(stacks.gate))
-    gates = torch.stack([stacks.gate[e].mv(row) for e in chosen])
-    ups = torch.stack([stacks.up[e].mv(row) for e in chosen])
+    gates = torch.cat([functional.linear(x, stacks.gate[e]) for e in chosen])  # A F
+    ups = torch.cat([functional.linear(x, stacks.up[e]) for e in chosen])
     hidden = (swiglu(gates, ups, stacks.limit) * weights[0, :, None]).to(x.dtype)
-    made = torch.stack([stacks.down[e].mv(one) for e, one in zip(chosen, hidden.unbind(), strict=True)])
+    made = torch.cat([functional.linear(row, stacks.down[e]) for e, row in zip(chosen, hidden.split(1), strict=True)])
     return made.sum(dim=0, keepdim=True)
 
 

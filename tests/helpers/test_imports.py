@@ -90,7 +90,14 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("compressed", "rope"),
         ("compressed", "rows"),
     },
-    "moe": {("mixture", "router"), ("mixture", "experts"), ("balance", "router"), ("balance", "experts")},
+    "moe": {
+        ("specialists", "experts"),
+        ("mixture", "router"),
+        ("mixture", "experts"),
+        ("experts", "dispatch"),
+        ("balance", "router"),
+        ("balance", "experts"),
+    },
     "quant": set(),
     "models": {
         *((family, "published") for family in ("qwen3", "qwen3_5", "deepseek_v3_config", "deepseek_v32", "glm5")),
