@@ -41,7 +41,7 @@ WRONG = {
         (lambda a: a / a.sum(dim=1, keepdim=True), "rows sum to one, columns do not"),
         (lambda a: a.softmax(dim=0), "columns sum to one, rows do not"),
         (lambda a: torch.full_like(a, 1 / len(a)), "not made from the given matrix"),
-        (lambda a: torch.eye(len(a)), "not made from the given matrix"),
+        (lambda a: torch.eye(len(a)), "zero or negative"),
         (lambda a: a / a.sum(), "rows are off by"),
         (lambda a: a[0], "a matrix of"),
     ],
