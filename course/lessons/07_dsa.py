@@ -590,7 +590,7 @@ for name in rules:
 # ### An answer that lies far back
 #
 # `zoo:tiny-glm5` is GLM-5's architecture with three blocks, trained by the course in the three stages from above, and
-# it reads 32 tokens. Its language is invented: ` bako timu;` tells that *bako* has the value *timu*, and ` ? bako`
+# it reads 32 tokens. Its language is invented: ` dame dipi;` tells that *dame* has the value *dipi*, and ` ? dame`
 # asks for it. Four such pairs are hidden among words that mean nothing.
 
 # %%
@@ -630,6 +630,17 @@ print(f"the same model reading everything: {found(newest, searcher.config.contex
 # Equal budgets, and nothing equal about the answers. A window finds a needle when it happens to lie among the newest
 # tokens; chance would have to draw it. The indexer finds it wherever it is, because a question *looks like* what it
 # asks for. Mass and answers are two measures: on Python a window came close, here it is next to useless.
+#
+# Was the price paid in training instead? A dense twin took as many steps of the same tasks, none of them sparse.
+
+# %%
+twin = load("zoo:tiny-glm5-dense", torch.float32, machine)
+twin_found = 100 * tasks.share_right(twin, word_tokenizer, haystacks)
+print(f"dense twin, reading everything: {twin_found:.0f} %; sparse model, reading 32: {by_32['its indexer']:.0f} %")
+
+# %% [markdown]
+# Compare the two numbers before you believe either: both models were trained on this task, and it asks for four words.
+# The recipe is in `helpers/zoo/task_models.py`, if you want to ask for more.
 #
 # ### The wrong pairs, in a trained model
 #

@@ -1,6 +1,6 @@
 """Tasks with known answers, made of invented words: what a model remembers of a text can be counted.
 
-All tasks speak one small language. `` bako timu;`` tells that *bako* has the value *timu*, `` ? bako`` asks for it, and
+All tasks speak one small language. `` dame dipi;`` tells that *dame* has the value *dipi*, `` ? dame`` asks for it, and
 words that belong to no pair are noise. A task is a function of a random generator and a difficulty; it gives an
 ``Example``: a context, and questions with their one right answer. The words mean nothing, so that nothing can be
 answered from anywhere but the context.
