@@ -430,8 +430,9 @@ print(
 )
 
 # %% [markdown]
-# That is the price: a long chain of averages makes streams equal. What keeps them apart in the model is `post`, which
-# gives each stream another share of what a layer writes, and mixes near the identity, which training may choose.
+# The thousandth comes from the epsilon in each division. Equal streams are the price of a long chain of averages. What
+# keeps them apart in the model is `post`, which gives each stream another share of what a layer writes, and mixes near
+# the identity, which training may choose.
 #
 # ### 6. Experts from a table
 #
@@ -781,8 +782,9 @@ show(draw.work_by_context(parts, contexts, finding, marks))
 #
 # ### Trained streams
 #
-# Do trained models use what the mixes allow? Where a trained V4 is at hand, ask it how far its mixes are from the
-# identity (0) and from a plain average of all streams (1).
+# Do trained models use what the mixes allow? Where a trained V4 is at hand, ask which share of itself a stream keeps in
+# each block: all of it would be the identity, and one part in n a plain average. (This is the part of the mix that is
+# the same for all tokens.)
 
 # %%
 from helpers.checkpoints import load, resolve
