@@ -40,6 +40,7 @@ def routing_map(shares: Float[Tensor, "rows E"], rows: Sequence[str], title: str
         customdata=[[row] * shares.shape[1] for row in rows],
         hovertemplate="%{customdata}, expert %{x}: %{z:.0%}<extra></extra>",
         colorbar=dict(title=what, tickformat=".0%"),
+        showscale=bool((shares < 1).logical_and(shares > 0).any()),  # all or nothing needs no scale
         **heat,
     )
     figure.update_yaxes(autorange="reversed", tickvals=places, ticktext=list(rows), type="category")

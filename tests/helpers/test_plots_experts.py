@@ -18,6 +18,8 @@ def test_the_map_keeps_rows_of_one_name_apart():
     figure = routing_map(torch.tensor([[1.0, 0.0], [0.25, 0.75]]), ["a", "a"], "map")
     assert len(set(figure.data[0].y)) == 2
     assert figure.layout.yaxis.ticktext == ("a", "a")
+    assert figure.data[0].showscale
+    assert not routing_map(torch.eye(2), ["a", "b"], "all or nothing").data[0].showscale
     assert "a: expert 0 with 100%; a: expert 1 with 75%" in alt_text(figure)
 
 

@@ -28,7 +28,7 @@ def test_shares_are_those_on_paper():
     ("shares", "wanted"), [([[0.5, 0.5], [0.5, 0.5]], 0), ([[1, 0], [0, 1]], 1), ([[0.75, 0.25], [0.25, 0.75]], 0.5)]
 )
 def test_specialisation_goes_from_all_alike_to_experts_of_their_own(shares, wanted):
-    assert specialisation(torch.tensor(shares)) == pytest.approx(wanted)
+    assert specialisation(torch.tensor(shares).float()) == pytest.approx(wanted)
 
 
 def test_three_classes_apart_are_one_as_well():
