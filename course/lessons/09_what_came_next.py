@@ -802,6 +802,23 @@ if trained:
         print(f"block {number}: a stream keeps {kept:.0%} of itself; an average would keep {1 / w.num_streams:.0%}")
 
 # %% [markdown]
+# And does it find a needle? Its card holds the share of right answers by depth: 0 is the start of the text, 1 the end,
+# where the window still sees the needle as it is. Beside what the indexer chooses stands reading all entries.
+
+# %%
+import json
+
+card = resolve("zoo:tiny-deepseek-v4") / "card.json" if trained and checkpoint == "zoo" else None
+depths = json.loads(card.read_text(encoding="utf-8"))["tables"]["depths"] if card else {"columns": [], "rows": []}
+print(*depths["columns"], sep="   ")
+for depth, *shares in depths["rows"]:
+    print(f"{depth:5}", "".join(f"{share:22.1%}" for share in shares))
+
+# %% [markdown]
+# In this tiny model a needle is found where the window sees it, now and then, and hardly ever in an entry. Reading all
+# entries helps no more than the chosen ones: what is missing was lost when it was summed up. It is one small model and
+# a short training; for a large one it says which measurement to ask for.
+#
 # ## Play
 #
 # Eleven published configs, smallest cache first. Left: active and total parameters, joined by a line. Colour and marker
