@@ -576,7 +576,7 @@ for batch in (1, 8, 32, 256):
 
 # %% [markdown]
 # So a mixture is cheap for one reader *by bytes*, and cheap for many readers *by operations*. In between, at a batch
-# of 32, nearly two thirds of the experts are read for few tokens each: that is where serving is hard (lesson 19).
+# of 32, nearly two thirds of the experts are read for few tokens each: that is where serving is hard (lesson 17).
 
 # %% [markdown]
 # ## Play
