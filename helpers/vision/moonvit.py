@@ -34,7 +34,7 @@ class Config:
     mlp_width: int = 4304
     patch_side: int = 14  # pixels
     merge: int = 2  # a cell is merge x merge patches
-    grid_height: int = 64  # vectors of the learned grid
+    grid_height: int = 64  # vectors of the learned grid; transformers 5.23 reads it right only where it is square
     grid_width: int = 64
     rope_theta: float = 1e4
 

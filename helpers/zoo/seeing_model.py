@@ -125,7 +125,7 @@ TINY_KIMI_K25 = Recipe(
             context=128,
         ),
         vision=moonvit.Config(
-            width=64, num_blocks=2, num_heads=4, mlp_width=128, patch_side=4, grid_height=4, grid_width=16
+            width=64, num_blocks=2, num_heads=4, mlp_width=128, patch_side=4, grid_height=8, grid_width=8
         ),
         image_token=257,
     ),
