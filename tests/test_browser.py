@@ -21,8 +21,8 @@ SCREENSHOTS = REPOSITORY / "build" / "screenshots"
 
 
 @pytest.fixture(scope="module")
-def page_of(tmp_path_factory):
-    """A function from lesson id to a fresh page with that lesson (as given, at smoke scale) open in one JupyterLab."""
+def opened(tmp_path_factory):
+    """One JupyterLab over all lessons, as given and at smoke scale: its address, and a browser."""
     root = tmp_path_factory.mktemp("lessons")
     for path, text in targets().items():
         if path.suffix == ".ipynb" and path.parent.name == "notebooks":
@@ -30,7 +30,16 @@ def page_of(tmp_path_factory):
                 re.sub(r'scale = \\"laptop\\"', r'scale = \\"smoke\\"', text), encoding="utf-8"
             )
     with lab.laboratory(root, tmp_path_factory.mktemp("home")) as address, lab.browser() as context:
-        yield lambda lesson: lab.open_notebook(context, address, f"{sources()[lesson].stem}.ipynb")
+        yield address, context
+
+
+@pytest.fixture
+def page_of(opened):
+    """A function from lesson id to a fresh page with that lesson open. A page left open would disturb the next."""
+    address, context = opened
+    yield lambda lesson: lab.open_notebook(context, address, f"{sources()[lesson].stem}.ipynb")
+    for page in context.pages:
+        page.close()
 
 
 @pytest.mark.parametrize("lesson", sources())
@@ -47,7 +56,6 @@ def test_a_lesson_runs_in_jupyterlab_without_a_complaint(page_of, lesson):
         assert lab.photograph(page, SCREENSHOTS, f"{sources()[lesson].stem}_{theme.split()[1].lower()}")
     assert page.outside == []
     assert page.complaints == []
-    page.close()
 
 
 def _move_a_slider_by_keyboard(page) -> None:

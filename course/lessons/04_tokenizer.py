@@ -516,7 +516,8 @@ def date_in(language, trained_on, merges):
     text = calendars[locale_of[language]].split("\n")[-1]
     bpe = kinds[trained_on].first(merges)
     pieces, english = bpe.pieces(bpe.encode(text)), bpe.encode(calendars["en"].split("\n")[-1])
-    title = f"{language}: {len(pieces)} tokens, {len(pieces) / len(english):.1f} times English ({len(english)})"
+    times = len(pieces) / len(english)
+    title = f"{language}, {merges} merges: {len(pieces)} tokens, {times:.1f} times English ({len(english)})"
     return draw.pieces_of(pieces, title)
 
 
@@ -524,7 +525,7 @@ explore(
     date_in,
     language=Choice(list(locale_of), label="language", value="Hindi"),
     trained_on=Choice(list(kinds), label="learned from"),
-    merges=Slider(0, most, value=most, label="merges"),
+    merges=Slider(0, most, value=most // 2, label="merges"),
 )
 
 # %% [markdown]
