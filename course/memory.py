@@ -22,9 +22,10 @@ class MemoryWatch:
         threading.Thread(target=self._run, name="memory of the kernel", daemon=True).start()
 
     def take(self) -> int:
-        """Bytes: the peak since the last call."""
+        """Bytes: the peak since the last call; at least what is held now, however busy the machine is."""
+        now = _resident_bytes(self._process)
         with self._lock:
-            peak, self._peak = self._peak, 0
+            peak, self._peak = max(self._peak, now), 0
             return peak
 
     def _run(self) -> None:
