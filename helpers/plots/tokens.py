@@ -114,7 +114,7 @@ def who_pays(shares: Sequence[float], lines: Mapping[str, Sequence[float]], titl
 def pieces_of(pieces: Sequence[bytes], title: str) -> go.Figure:
     """A text cut into its tokens: one bar a token, as long as its bytes. What is no whole character stands in hex."""
     names = [piece_name(piece) for piece in pieces]
-    figure = new_figure(title, f"{len(pieces)} tokens: {' | '.join(names)}.", x="bytes")
+    figure = new_figure(title, f"{title}: {' | '.join(names)}.", x="bytes")
     starts = [sum(map(len, pieces[:number])) for number in range(len(pieces))]
     colours = [OKABE_ITO[("blue", "red")[number % 2]] for number in range(len(pieces))]
     figure.add_bar(
