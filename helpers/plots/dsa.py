@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import plotly.graph_objects as go
 
-from helpers.plots.look import GREY, LEGEND_BELOW, LINES, OKABE_ITO, new_figure
+from helpers.plots.look import GREY, LEGEND_BELOW, LINES, NIGHT, OKABE_ITO, new_figure
 from helpers.units import format_seconds
 
 _FAINT = "rgba(128,128,128,0.28)"
@@ -144,7 +144,7 @@ def reuse(kept: Sequence[Sequence[float]], title: str) -> go.Figure:
     )
     names = [str(n) for n in range(size)]
     text = [[f"{100 * value:.0f} %" for value in row] for row in kept]
-    scale = [[0, "#06202F"], [1, _BLUE]]  # dark throughout, so that white figures stand out
+    scale = [[0, NIGHT], [1, _BLUE]]
     look = dict(colorscale=scale, zmin=0, zmax=1, showscale=False, xgap=2, ygap=2, hoverinfo="skip")
     labels = dict(text=text, texttemplate="%{text}", textfont=dict(color="white", size=14))
     figure.add_heatmap(z=kept, x=names, y=names, **labels, **look)
