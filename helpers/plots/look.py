@@ -20,6 +20,7 @@ OKABE_ITO = {
 }
 
 NIGHT = "#06202F"  # the dark end of a scale towards blue: white figures stand out on all of it
+PALE = "#D0D0D0"  # the middle of a scale between two colours: black figures are read on it
 # Contrast 4.5:1 on white and 4.2:1 on JupyterLab's dark page: no colour reaches more on both.
 GREY = "#777777"
 _FAINT = "rgba(128,128,128,0.25)"

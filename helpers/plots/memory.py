@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from helpers.plots.look import GREY, LEGEND_BELOW, LINES, OKABE_ITO, new_figure
+from helpers.plots.look import GREY, LEGEND_BELOW, LINES, OKABE_ITO, PALE, new_figure
 from helpers.units import format_seconds
 
 Matrix = Sequence[Sequence[float]]  # rows are channels of the key, columns channels of the value
 
 # From sky through a pale grey to orange: black numbers are read on each of them, on a light and on a dark page.
-_SCALE = [[0, OKABE_ITO["sky"]], [0.5, "#d0d0d0"], [1, OKABE_ITO["orange"]]]
+_SCALE = [[0, OKABE_ITO["sky"]], [0.5, PALE], [1, OKABE_ITO["orange"]]]
 
 
 def matrices(
