@@ -50,7 +50,7 @@ def test_a_lesson_runs_in_jupyterlab_without_a_complaint(page_of, lesson):
     assert lab.unfinished(page) == 0
     figures = page.locator(".js-plotly-plot").count()
     assert figures >= 2, "a lesson has a picture and a widget"
-    _move_a_slider_by_keyboard(page)
+    _change_a_control(page)
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         lab.set_theme(page, theme)
         assert lab.photograph(page, SCREENSHOTS, f"{sources()[lesson].stem}_{theme.split()[1].lower()}")
@@ -58,19 +58,29 @@ def test_a_lesson_runs_in_jupyterlab_without_a_complaint(page_of, lesson):
     assert page.complaints == []
 
 
-def _move_a_slider_by_keyboard(page) -> None:
-    """An arrow key on the first slider's handle changes what the widget says in words."""
-    said = page.locator(".jupyter-widgets [role=status]").first
-    before = said.inner_text()
-    handle = page.locator(".jupyter-widgets .noUi-handle").first
-    handle.scroll_into_view_if_needed()
-    handle.focus()
-    page.keyboard.press("ArrowRight")
+def _change_a_control(page) -> None:
+    """An arrow key on the first slider changes what the widget says; where there is none, a choice in the first menu:
+    JupyterLab takes the arrow keys of a menu for itself, to go from cell to cell.
+    """
+    before = page.locator(".jupyter-widgets [role=status]").first.inner_text()
+    handles, menus = page.locator(".jupyter-widgets .noUi-handle"), page.locator(".jupyter-widgets select")
+    if handles.count():
+        handles.first.scroll_into_view_if_needed()
+        handles.first.focus()
+        page.keyboard.press(_arrow(handles.first))
+    else:
+        menus.first.select_option(index=1)
     page.wait_for_function(
         "before => document.querySelector('.jupyter-widgets [role=status]').innerText !== before",
         arg=before,
         timeout=20000,
     )
+
+
+def _arrow(handle) -> str:
+    """The key that moves a slider's handle: back where it stands at the end."""
+    now, most = (float(handle.get_attribute(name)) for name in ("aria-valuenow", "aria-valuemax"))
+    return "ArrowLeft" if now >= most else "ArrowRight"
 
 
 def test_the_screenshot_folder_is_not_committed():
