@@ -16,6 +16,11 @@ from torch import Tensor
 WORST_ELEMENT = 10
 
 
+def randn(*shape: int, seed: int) -> Tensor:
+    """Normal numbers to compare on, the same for the same seed whoever drew before."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def max_error(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> float:
     """Largest |a - b|, in float64. Raises ValueError when the shapes differ."""
     a, b = _pair(a, b)

@@ -5,20 +5,13 @@ import random
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, reveal
+from course.exercise import Exercise, Wrong, attempt, predict, returned, reveal
 from helpers.checkpoints.plan import Plan, plan, published
 from helpers.units import GB
 
 __all__ = ["active", "cache", "fits", "header", "predict", "reveal", "tied"]
 
 TYPES = {"BF16": 2, "F32": 4, "U8": 1}
-
-
-def _returned(answer, *args):
-    got = attempt(answer, *args)
-    if got is None:
-        raise Wrong("your function gave None back: is its last line a return?")
-    return got
 
 
 # The warm-up: bytes of a key/value cache.
@@ -30,7 +23,7 @@ def _check_cache(answer):
         (3, 10, 5, 7, 11),
         (1, 4, 1, 8, 1),
     ]:
-        got = _returned(answer, layers, query_heads, kv_heads, head_dim, tokens)
+        got = returned(answer, layers, query_heads, kv_heads, head_dim, tokens)
         right = 2 * layers * kv_heads * head_dim * tokens * 2
         if got == right:
             continue
@@ -85,7 +78,7 @@ def _check_header(answer):
 
 def _parsed(answer, content: bytes):
     try:
-        return _returned(answer, content)
+        return returned(answer, content)
     except Wrong as wrong:
         if "DecodeError" in str(wrong):
             message = (
@@ -148,7 +141,7 @@ def _check_active(answer):
     draw = random.Random(5)
     for _ in range(10):
         parts, experts, chosen = _random_parts(draw)
-        _compare_active(_returned(answer, parts, experts, chosen), parts, experts, chosen)
+        _compare_active(returned(answer, parts, experts, chosen), parts, experts, chosen)
     glm = plan(published("glm5"))
     got = attempt(answer, glm.parts, glm.experts, glm.experts_per_token)
     if got != glm.active:
@@ -212,7 +205,7 @@ def _tied_cases() -> list[tuple[dict, bool, str]]:
 
 def _check_tied(answer):
     for tensors, right, why in _tied_cases():
-        got = _returned(answer, tensors)
+        got = returned(answer, tensors)
         if isinstance(got, torch.Tensor) and got.numel() != 1:
             raise Wrong("== compares two tensors number by number; torch.equal gives one answer for all of them")
         if not isinstance(got, (bool, type(torch.tensor(True)))):
@@ -248,7 +241,7 @@ def _check_fits(answer):
         (100, 0, set(), "nothing fits 100 bytes"),
     ]
     for memory, tokens, right, why in cases:
-        got = _returned(answer, plans, memory, "bf16", tokens)
+        got = returned(answer, plans, memory, "bf16", tokens)
         if not isinstance(got, (list, set, tuple)) or not all(isinstance(name, str) for name in got):
             raise Wrong(f"a list of names is expected, and this is a {_kind(got)}")
         if set(got) != right:

@@ -3,17 +3,10 @@
 import random
 from itertools import pairwise
 
-from course.exercise import Exercise, Wrong, attempt, predict, reveal
+from course.exercise import Exercise, Wrong, predict, returned, reveal
 from helpers.bpe import BYTES, learn
 
 __all__ = ["encode", "predict", "reveal", "shares", "stream", "utf8"]
-
-
-def _returned(answer, *args):
-    got = attempt(answer, *args)
-    if got is None:
-        raise Wrong("your function gave None back: is its last line a return?")
-    return got
 
 
 # The warm-up: how long is a text in UTF-8?
@@ -43,7 +36,7 @@ def _check_utf8(answer):
         "Zürich, 東京, ለንደን",
     ]
     for text in texts:
-        got, right = _returned(answer, _Text(text)), len(text.encode())
+        got, right = returned(answer, _Text(text)), len(text.encode())
         if got == right:
             continue
         if got == len(text) > 1:
@@ -81,7 +74,7 @@ def _check_encode(answer):
     for _ in range(60):
         merges = _random_vocabulary(draw)
         letters = [BYTES.index(draw.choice([b"a", b"b", b"c"])) for _ in range(draw.choice([0, 1, 2, 5, 12, 31]))]
-        got = _returned(answer, list(letters), dict(merges))
+        got = returned(answer, list(letters), dict(merges))
         if not isinstance(got, (list, tuple)):
             raise Wrong(f"a list of token ids is expected, and this is a {type(got).__name__}")
         _compare_encodings(list(got), letters, merges)
@@ -109,9 +102,9 @@ def _compare_encodings(got: list, letters: list, merges: dict) -> None:
 def _check_shares(answer):
     sizes = {"en": 9000, "de": 900, "yo": 90, "vai": 10}
     for alpha in (1, 0.5, 0.3, 0):
-        _compare_shares(_returned(answer, dict(sizes), alpha), sizes, alpha)
+        _compare_shares(returned(answer, dict(sizes), alpha), sizes, alpha)
     for alpha in (0, 0.5):
-        got = _returned(answer, {"en": 4, "xx": 0, "yo": 1}, alpha)
+        got = returned(answer, {"en": 4, "xx": 0, "yo": 1}, alpha)
         if got.get("xx") != 0:
             raise Wrong("a language without any text cannot fill a share: 0 ** 0 is 1 in Python, so leave it at 0")
         _compare_shares(got, {"en": 4, "xx": 0, "yo": 1}, alpha)
@@ -166,7 +159,7 @@ def _check_stream(answer):
     for text in ["", "plain", "naïve", "Ωμέγα", "ማክሰኞ እሑድ", "日本語のテスト", "a👩b👩‍👧c"]:
         for _ in range(6):
             pieces = _cut(text, draw)
-            _compare_streams(_returned(answer, list(pieces)), pieces, text)
+            _compare_streams(returned(answer, list(pieces)), pieces, text)
     return "every character as soon as its last byte has come"
 
 

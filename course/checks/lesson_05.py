@@ -3,6 +3,7 @@
 import torch
 
 from course.exercise import Exercise, Wrong, predict, returned, reveal
+from helpers.compare import randn
 from helpers.layers.attention import attend
 from helpers.layers.rope import angles, frequencies, rotate, rotate_first, rotate_neighbours
 
@@ -17,10 +18,6 @@ def _tensor(answer, shape: tuple, *args) -> torch.Tensor:
     if tuple(got.shape) != shape:
         raise Wrong(f"the shape must be {shape}, and it is {tuple(got.shape)}")
     return got
-
-
-def _randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _name_the_mistake(got: torch.Tensor, right: torch.Tensor, mistakes: dict, otherwise: str) -> None:
@@ -92,7 +89,7 @@ def _check_mask(answer):
 def _check_newest(answer):
     for heads, groups, width, length in [(4, 2, 8, 5), (6, 3, 5, 7), (3, 1, 4, 3), (2, 2, 6, 4)]:
         query, key, value = (
-            _randn(length, n, width, seed=seed) for seed, n in enumerate((heads, groups, groups), start=heads)
+            randn(length, n, width, seed=seed) for seed, n in enumerate((heads, groups, groups), start=heads)
         )
         kept: list = []
         for t in range(length):
@@ -148,7 +145,7 @@ def _check_move(answer):
         (100, 57, 1e4, 16, 16),
         (5, 0, 1e4, 4, 8),
     ]:
-        fresh = _randn(3, width, seed=at)
+        fresh = randn(3, width, seed=at)
         key = _turned(fresh, at, theta, part)
         got = _tensor(answer, (3, width), key.clone(), by, theta, part)
         wide = rotate(key[None, None], *angles(torch.tensor([[by]]), frequencies(width, theta)))[0, 0]
@@ -208,7 +205,7 @@ def _cases(length: int) -> list:
 
 
 def _check_probe(answer):
-    x = _randn(8, 4, seed=1)
+    x = randn(8, 4, seed=1)
     for function, right, why in _cases(len(x)):
         given = x.clone()
         got = returned(answer, lambda y, f=function: f(y.clone()), given)

@@ -3,6 +3,7 @@
 import torch
 
 from course.exercise import Exercise, Wrong, attempt, predict, returned, reveal
+from helpers.compare import randn
 from helpers.layers.mla import absorbed, absorbing_pays
 from helpers.layers.rope import angles, frequencies, rotate, rotate_neighbours
 from helpers.measure import count_flops
@@ -14,10 +15,6 @@ def _whole_number(got) -> int:
     if isinstance(got, bool) or not isinstance(got, (int, torch.Tensor)) or int(got) != got:
         raise Wrong(f"a whole number is expected, and this is {got!r}")
     return int(got)
-
-
-def _randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 # The warm-up: bytes of a latent cache.
@@ -47,12 +44,12 @@ _HEADS, _KEY, _VALUE, _LATENT, _ROTARY, _TOKENS = 3, 6, 5, 16, 4, 200
 
 def _arguments(tokens: int, seed: int) -> tuple[torch.Tensor, ...]:
     return (
-        _randn(_HEADS, _KEY, seed=seed),
-        _randn(_HEADS, _ROTARY, seed=seed + 1),
-        _randn(tokens, _LATENT, seed=seed + 2),
-        _randn(tokens, _ROTARY, seed=seed + 3),
-        _randn(_HEADS, _KEY, _LATENT, seed=seed + 4) / 4,
-        _randn(_HEADS, _VALUE, _LATENT, seed=seed + 5) / 4,
+        randn(_HEADS, _KEY, seed=seed),
+        randn(_HEADS, _ROTARY, seed=seed + 1),
+        randn(tokens, _LATENT, seed=seed + 2),
+        randn(tokens, _ROTARY, seed=seed + 3),
+        randn(_HEADS, _KEY, _LATENT, seed=seed + 4) / 4,
+        randn(_HEADS, _VALUE, _LATENT, seed=seed + 5) / 4,
     )
 
 
@@ -162,7 +159,7 @@ def _check_layout(answer):
 
 def _scores(order: list[int], width: int) -> float:
     """The largest difference between DeepSeek's scores and Qwen's, after the change of order."""
-    query, key = _randn(1, 9, 1, width, seed=1), _randn(1, 9, 1, width, seed=2)
+    query, key = randn(1, 9, 1, width, seed=1), randn(1, 9, 1, width, seed=2)
     turn = angles(torch.arange(9)[None], frequencies(width, 1e4))
     wanted = torch.einsum("bthr,bshr->ts", rotate_neighbours(query, *turn), rotate_neighbours(key, *turn))
     ours = torch.einsum("bthr,bshr->ts", rotate(query[..., order], *turn), rotate(key[..., order], *turn))
@@ -173,10 +170,10 @@ def _scores(order: list[int], width: int) -> float:
 
 
 def _check_rank(answer):
-    made = _randn(12, 3, seed=3) @ _randn(3, 9, seed=4)
+    made = randn(12, 3, seed=3) @ randn(3, 9, seed=4)
     steps = torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0, 1.0]))
     cases = [(steps, bound) for bound in (0.9, 0.7, 0.26, 0.4, 0.1, 1.0)]
-    cases += [(_randn(10, 7, seed=5), 0.5), (_randn(6, 20, seed=6), 0.3), (made, 1e-3)]
+    cases += [(randn(10, 7, seed=5), 0.5), (randn(6, 20, seed=6), 0.3), (made, 1e-3)]
     for matrix, bound in cases:
         got = _whole_number(returned(answer, matrix.clone(), bound))
         sizes = torch.linalg.svdvals(matrix.double())

@@ -5,19 +5,12 @@ import random
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, reveal
+from course.exercise import Exercise, Wrong, predict, returned, reveal
 from helpers.layers.rope import angles, frequencies, rotate, rotate_neighbours
 
 __all__ = ["agrees", "blocks", "causal", "pays", "predict", "reveal", "select"]
 
 _INF = float("inf")
-
-
-def _returned(answer, *args):
-    got = attempt(answer, *args)
-    if got is None:
-        raise Wrong("your function gave None back: is its last line a return?")
-    return got
 
 
 # The warm-up: from which context on it pays.
@@ -27,11 +20,11 @@ def _check_pays(answer):
     draw = random.Random(7)
     for _ in range(8):
         dense, index, k = draw.randint(50, 999), draw.randint(1, 49), draw.choice([16, 512, 2048])
-        _compare_pays(_number(_returned(answer, dense, index, k)), dense, index, k)
+        _compare_pays(_number(returned(answer, dense, index, k)), dense, index, k)
     for index in (100, 101):
-        if (got := _number(_returned(answer, 100, index, 16))) != math.inf:
+        if (got := _number(returned(answer, 100, index, 16))) != math.inf:
             raise Wrong(f"an indexer that costs {index} where attention costs 100 never pays: math.inf, not {got:g}")
-    glm5 = _returned(answer, 2 * 64 * (512 + 64 + 512), 2 * 32 * 129, 2048)
+    glm5 = returned(answer, 2 * 64 * (512 + 64 + 512), 2 * 32 * 129, 2048)
     return f"GLM-5's decoding breaks even at {glm5:,.0f} tokens, by FLOP"
 
 
@@ -77,7 +70,7 @@ def _score_cases():
 
 def _check_select(answer):
     for scores, k in _score_cases():
-        _compare_rows(_rows(_returned(answer, scores.clone(), k), len(scores)), _best(scores, k), scores, k)
+        _compare_rows(_rows(returned(answer, scores.clone(), k), len(scores)), _best(scores, k), scores, k)
     return "15 tables of scores, with ties, with more budget than keys, with nothing above zero"
 
 
@@ -176,7 +169,7 @@ _LAYERS = [
 
 def _check_causal(answer):
     for reads, right, why in _LAYERS:
-        got = _returned(answer, _layer(reads), 24, 8)
+        got = returned(answer, _layer(reads), 24, 8)
         if isinstance(got, torch.Tensor) and got.numel() == 1:
             got = bool(got)
         if not isinstance(got, bool):
@@ -232,7 +225,7 @@ _PAIRS = [
 def _check_agrees(answer):
     for what, ours, theirs, right in _PAIRS:
         ours, theirs = _Watched(ours), _Watched(theirs)
-        got = _returned(answer, ours, theirs)
+        got = returned(answer, ours, theirs)
         if isinstance(got, torch.Tensor) and got.numel() == 1:
             got = bool(got)
         if not isinstance(got, bool):
@@ -274,7 +267,7 @@ def _check_blocks(answer):
             torch.randn(length, length, generator=generator),
             torch.randint(0, 4, (length, length), generator=generator).float(),
         ):
-            got = _rows(_returned(answer, scores.clone(), k, size), length)
+            got = _rows(returned(answer, scores.clone(), k, size), length)
             _compare_blocks(got, scores, k, size)
     return "12 tables, blocks of 1, 2 and 4"
 

@@ -4,16 +4,14 @@ from numbers import Integral
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, reveal
+from course.exercise import Exercise, Wrong, predict, returned, reveal
 
 __all__ = ["attention_every", "capacity", "corrections", "predict", "reveal", "write"]
 
 
 def _tensor(answer, shape: tuple[int, ...], *args) -> torch.Tensor:
     """The answer for these arguments; Wrong where it is no tensor of that shape."""
-    got = attempt(answer, *(x.clone() for x in args))
-    if got is None:
-        raise Wrong("your function gave None back: is its last line a return?")
+    got = returned(answer, *(x.clone() for x in args))
     if not torch.is_tensor(got):
         raise Wrong(f"a tensor is expected, and this is a {type(got).__name__}")
     if tuple(got.shape) != shape:
@@ -26,9 +24,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _whole(answer, *args) -> int:
-    got = attempt(answer, *args)
-    if got is None:
-        raise Wrong("your function gave None back: is its last line a return?")
+    got = returned(answer, *args)
     if torch.is_tensor(got) and got.numel() == 1:
         got = got.item()
     if isinstance(got, bool) or not isinstance(got, Integral):

@@ -2,26 +2,16 @@
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, reveal
+from course.exercise import Exercise, Wrong, predict, returned, reveal
+from helpers.compare import randn
 
 __all__ = ["doubly_stochastic", "kept", "predict", "readable", "reveal", "takes_over"]
-
-
-def _returned(answer, *args):
-    got = attempt(answer, *args)
-    if got is None:
-        raise Wrong("your function gave None back: is its last line a return?")
-    return got
 
 
 def _whole_number(got) -> int:
     if isinstance(got, bool) or not isinstance(got, (int, torch.Tensor)) or int(got) != got:
         raise Wrong(f"a whole number is expected, and this is {got!r}")
     return int(got)
-
-
-def _randn(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 # The warm-up: what a layer keeps.
@@ -35,7 +25,7 @@ def _check_kept(answer):
         (50, 128, 4, 512, 128),
         (3, 8, 4, 16, 5),
     ]:
-        got, entries = _whole_number(_returned(answer, tokens, window, ratio, width, index)), tokens // ratio
+        got, entries = _whole_number(returned(answer, tokens, window, ratio, width, index)), tokens // ratio
         near = min(tokens, window - 1)
         right = near * width + entries * (width + index)
         if got == right:
@@ -66,7 +56,7 @@ def _check_readable(answer):
 
 
 def _compare_readable(answer, position: int, ratio: int, entries: int) -> None:
-    got = _returned(answer, position, ratio, entries)
+    got = returned(answer, position, ratio, entries)
     got = got.tolist() if isinstance(got, torch.Tensor) else got
     if not isinstance(got, (list, tuple)) or len(got) != entries:
         raise Wrong(f"{entries} answers are expected, one an entry, True or False; this is {got!r}")
@@ -91,8 +81,8 @@ def _compare_readable(answer, position: int, ratio: int, entries: int) -> None:
 
 def _check_doubly_stochastic(answer):
     for n, seed in [(2, 0), (4, 1), (4, 2), (7, 3)]:
-        given = _randn(n, n, seed=seed).exp().double()
-        got = _returned(answer, given.clone())
+        given = randn(n, n, seed=seed).exp().double()
+        got = returned(answer, given.clone())
         if not isinstance(got, torch.Tensor) or got.shape != given.shape:
             raise Wrong(f"a matrix of {n} x {n} is expected, and this is {getattr(got, 'shape', got)!r}")
         _judge_sums(got.double(), given)
@@ -136,7 +126,7 @@ _FLASH = (64, 512, 64, 128, 4, 512, 128)
 def _check_takes_over(answer):
     for case in [_FLASH, (128, 512, 64, 128, 4, 1024, 128), (8, 64, 16, 32, 4, 16, 16), (4, 32, 2, 16, 8, 10, 32)]:
         heads, width, index_heads, index_width, ratio, k, window = case
-        got = _whole_number(_returned(answer, *case))
+        got = _whole_number(returned(answer, *case))
         pair, score = 4 * heads * width, 2 * index_heads * (index_width + 1)
         right = _first(pair * (window + k), score, ratio)
         if got == right:

@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from course.exercise import Exercise, Wrong, predict, returned, reveal
+from helpers.compare import randn
 
 __all__ = ["capacity", "predict", "reveal", "route", "scatter", "sizes"]
-
-
-def _randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _tensor(got, shape: tuple[int, ...], what: str) -> Tensor:
@@ -64,7 +61,7 @@ def _compare_sizes(got, width: int, hidden: int, experts: int, chosen: int, shar
 
 def _check_route(answer):
     for n, (tokens, experts, k, scale) in enumerate([(1, 4, 2, 1.0), (9, 8, 3, 2.5), (5, 6, 6, 1.5), (17, 16, 2, 2.0)]):
-        logits, bias = _randn(tokens, experts, seed=n), 0.5 * _randn(experts, seed=50 + n)
+        logits, bias = randn(tokens, experts, seed=n), 0.5 * randn(experts, seed=50 + n)
         got = returned(answer, logits.clone(), bias.clone(), k, scale)
         if not isinstance(got, (tuple, list)) or len(got) != 2:
             raise Wrong(f"a pair (indices, weights) is expected, and this is a {type(got).__name__}")
@@ -135,11 +132,11 @@ class _Expert:
 def _check_scatter(answer):
     cases = [(7, 5, [0, 2]), (1, 4, [3, 1]), (6, 3, [1]), (9, 4, None), (5, 3, [2, 0, 1]), (20, 6, None)]
     for n, (tokens, experts, choice) in enumerate(cases):
-        x, matrices = _randn(tokens, 8, seed=n), _randn(experts, 8, 8, seed=20 + n)
+        x, matrices = randn(tokens, 8, seed=n), randn(experts, 8, 8, seed=20 + n)
         k = len(choice or [0, 1])
-        indices = _randn(tokens, experts, seed=40 + n).topk(k).indices
+        indices = randn(tokens, experts, seed=40 + n).topk(k).indices
         indices = torch.tensor([choice] * tokens) if choice else indices
-        weights = _randn(tokens, k, seed=60 + n).softmax(-1) + 0.1
+        weights = randn(tokens, k, seed=60 + n).softmax(-1) + 0.1
         got = returned(answer, x.clone(), indices.clone(), weights.clone(), experts, _Expert(matrices))
         _compare_sums(_tensor(got, tuple(x.shape), "the sum"), x, indices, weights, matrices)
     return "one token, one expert for all, every expert, and experts without a token"
@@ -186,7 +183,7 @@ def _room(indices: Tensor, experts: int, capacity: int, order: list[int] | None 
 def _check_capacity(answer):
     cases = [(12, 3, 2, 3), (1, 4, 2, 1), (10, 5, 2, 1), (9, 4, 3, 4), (6, 3, 1, 6), (8, 2, 2, 0)]
     for n, (tokens, experts, k, room) in enumerate(cases):
-        indices = _randn(tokens, experts, seed=80 + n).topk(k).indices
+        indices = randn(tokens, experts, seed=80 + n).topk(k).indices
         got = _tensor(returned(answer, indices.clone(), experts, room), (tokens, k), "the answer")
         if got.dtype != torch.bool:
             raise Wrong(f"True or False is expected for each pair, and this is {got.dtype}")

@@ -5,7 +5,7 @@ import random
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, reveal
+from course.exercise import Exercise, Wrong, attempt, predict, returned, reveal
 from helpers.optim import orthogonalise
 from helpers.scaling import loss_at
 from helpers.training_bill import attention_flops, gpu_hours, six_nd
@@ -14,9 +14,7 @@ __all__ = ["choose", "counted", "muon", "predict", "price", "reveal"]
 
 
 def _number(answer, *args) -> float:
-    got = attempt(answer, *args)
-    if got is None:
-        raise Wrong("your function gave None back: is its last line a return?")
+    got = returned(answer, *args)
     if isinstance(got, bool) or not isinstance(got, (int, float)) or not math.isfinite(got):
         raise Wrong(f"one number is expected, and this is a {type(got).__name__}: {str(got)[:40]}")
     return got
