@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from helpers.dsa_training import attending_densely, attention_shares, index_scores
+from helpers.inside import answering, hooked
 from helpers.layers.attention import Attention, attend, visible
 from helpers.layers.dsa import SparseAttention, select_tokens
-from helpers.layers.rope import rotate
 from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 
@@ -102,35 +102,27 @@ def reading(model: nn.Module, rule: Rule, k: int) -> Iterator[None]:
     """
     if k < 1:
         raise ValueError(f"every query needs one token to read, and k is {k}")
-    replaced = [_replace(n, block.attention, rule, k) for n, block in enumerate(model.blocks)]
-    try:
+    layers = [(n, block.attention) for n, block in enumerate(model.blocks)]
+    sparse = {part.indexer: _indexing(n, part, rule, k) for n, part in layers if getattr(part, "indexer", None)}
+    masked = {part: _masking(n, part, rule, k) for n, part in layers if not isinstance(part, SparseAttention)}
+    with answering(sparse | masked):
         yield
-    finally:
-        for module in filter(None, replaced):
-            del module.forward  # the class's own is seen again
 
 
-def _replace(block: int, layer: Attention | SparseAttention, rule: Rule, k: int) -> nn.Module | None:
-    """Give the layer, or its indexer, another ``forward``; return what was changed."""
-    if isinstance(layer, SparseAttention):
-        return layer.indexer and _indexing(block, layer, rule, k)
-
+def _masking(block: int, layer: Attention, rule: Rule, k: int) -> Callable:
     def forward(x, positions, rotary, cache=None):
         chosen = chosen_by(rule, Seen(block, layer, x, positions, rotary), k)
-        query, key, value = queries_keys_values(layer, x, rotary)
-        return layer.output(attend(query, key, value, mask_of(chosen, x.shape[1])).flatten(2))
+        return layer.output(attend(*layer.project(x, rotary), mask_of(chosen, x.shape[1])).flatten(2))
 
-    layer.forward = forward
-    return layer
+    return forward
 
 
-def _indexing(block: int, layer: SparseAttention, rule: Rule, k: int) -> nn.Module:
+def _indexing(block: int, layer: SparseAttention, rule: Rule, k: int) -> Callable:
     def forward(x, query_latent, positions, rotary, cache=None):
         with torch.no_grad():
             return chosen_by(rule, Seen(block, layer, x, positions, rotary), k)
 
-    layer.indexer.forward = forward
-    return layer.indexer
+    return forward
 
 
 @contextmanager
@@ -145,12 +137,8 @@ def watching(model: nn.Module) -> Iterator[list[Seen]]:
         return hook
 
     layers = [(n, block.attention) for n, block in enumerate(model.blocks)]
-    hooks = [layer.register_forward_pre_hook(note(n)) for n, layer in layers if getattr(layer, "indexer", layer)]
-    try:
+    with hooked(layer.register_forward_pre_hook(note(n)) for n, layer in layers if getattr(layer, "indexer", layer)):
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()
@@ -165,19 +153,11 @@ def dense_reads(model: nn.Module, token_ids: Int[Tensor, "B T"]) -> list[Seen]:
     return seen
 
 
-def queries_keys_values(
-    layer: Attention, x: Float[Tensor, "B T D"], rotary: tuple[Tensor, Tensor]
-) -> tuple[Float[Tensor, "B T H K"], Float[Tensor, "B T G K"], Float[Tensor, "B T G K"]]:
-    """What grouped-query attention attends with: queries and keys normed and turned, values as they are."""
-    query, key, value = (part(x).unflatten(-1, (-1, layer.head_dim)) for part in (layer.query, layer.key, layer.value))
-    return rotate(layer.query_norm(query), *rotary), rotate(layer.key_norm(key), *rotary), value
-
-
 def shares_of(seen: Seen) -> Float[Tensor, "B T H S"]:
     """How much each head of dense attention takes from each token; they sum to one. Built in lesson 07."""
     if isinstance(seen.layer, SparseAttention):
         return attention_shares(seen.layer.mla, seen.x, seen.positions, seen.rotary)
-    query, key, _ = queries_keys_values(seen.layer, seen.x, seen.rotary)
+    query, key, _ = seen.layer.project(seen.x, seen.rotary)
     groups = key.shape[2]
     query = (query * query.shape[-1] ** -0.5).unflatten(2, (groups, -1))
     alike = torch.einsum("btgjk,bsgk->btgjs", query, key).flatten(2, 3)

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from helpers.data.tasks import Rows as Examples
-from helpers.dsa_training import imitation, scores_kept
+from helpers.dsa_training import choosing, imitation, scores_kept, watch_inputs
 from helpers.layers.compressed import CompressedAttention
 from helpers.layers.compressor import complete
 from helpers.layers.dsa import scores
@@ -37,27 +36,6 @@ def reading_all_entries(model: DeepSeekV4) -> Iterator[None]:
     finally:
         for indexer, k in zip(indexers, before, strict=True):
             indexer.k = k
-
-
-def choosing(model: DeepSeekV4) -> list[CompressedAttention]:
-    """The layers that choose among entries."""
-    return [block.attention for block in model.blocks if block.attention.indexer is not None]
-
-
-@contextmanager
-def watch_inputs(model: DeepSeekV4) -> Iterator[list[Read]]:
-    """Within the block: what each layer that chooses was given in the last call."""
-    reads: list[Read] = []
-
-    def note(layer: nn.Module, given: tuple) -> None:
-        reads.append((layer, given[0].detach(), *given[1:3]))
-
-    hooks = [layer.register_forward_pre_hook(note) for layer in choosing(model)]
-    try:
-        yield reads
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def entry_shares(read: Read) -> Float[Tensor, "B T N"]:

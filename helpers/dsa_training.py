@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from helpers.data.tasks import Rows
+from helpers.inside import answering, hooked
 from helpers.layers.attention import visible
 from helpers.layers.dsa import Indexer, SparseAttention, scores
 from helpers.layers.mla import MLA, shares
@@ -37,14 +38,8 @@ def dense_logits(model: GLM5, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B
 @contextmanager
 def attending_densely(model: GLM5) -> Iterator[None]:
     """Within the block the layers of ``model`` attend to all tokens, as if there were no indexer. Without a cache."""
-    layers = [block.attention for block in model.blocks]
-    for layer in layers:
-        layer.forward = _dense(layer)
-    try:
+    with answering({block.attention: _dense(block.attention) for block in model.blocks}):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward  # the class's own is seen again
 
 
 def _dense(layer: SparseAttention):
@@ -54,21 +49,21 @@ def _dense(layer: SparseAttention):
     return forward
 
 
-@contextmanager
-def watch_inputs(model: GLM5) -> Iterator[list[Read]]:
-    """Within the block: what each layer with an indexer was given in the last call."""
-    reads: list[Read] = []
+def choosing(model: nn.Module) -> list[nn.Module]:
+    """The attention layers of ``model`` that have an indexer."""
+    return [block.attention for block in model.blocks if block.attention.indexer is not None]
 
-    def note(layer: SparseAttention, given: tuple) -> None:
+
+@contextmanager
+def watch_inputs(model: nn.Module) -> Iterator[list[tuple]]:
+    """Within the block: what each layer with an indexer was given in the calls so far, a ``Read`` each."""
+    reads: list[tuple] = []
+
+    def note(layer: nn.Module, given: tuple) -> None:
         reads.append((layer, given[0].detach(), *given[1:3]))
 
-    own = [block.attention for block in model.blocks if block.attention.indexer is not None]
-    hooks = [layer.register_forward_pre_hook(note) for layer in own]
-    try:
+    with hooked(layer.register_forward_pre_hook(note) for layer in choosing(model)):
         yield reads
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def attention_shares(

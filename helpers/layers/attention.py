@@ -59,12 +59,18 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         cache: KeyValues | None = None,
     ) -> Float[Tensor, "B T D"]:
-        query = rotate(self.query_norm(self._heads(self.query(x))), *rotary)
-        key = rotate(self.key_norm(self._heads(self.key(x))), *rotary)
-        value = self._heads(self.value(x))
+        query, key, value = self.project(x, rotary)
         if cache is not None:
             key, value = cache.write(key, value, positions)
         return self.output(attend(query, key, value, visible(positions, key.shape[1])).flatten(2))
+
+    def project(
+        self, x: Float[Tensor, "B T D"], rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Float[Tensor, "B T H K"], Float[Tensor, "B T G K"], Float[Tensor, "B T G K"]]:
+        """What is attended with: queries and keys normed and turned, values as they are."""
+        query = rotate(self.query_norm(self._heads(self.query(x))), *rotary)
+        key = rotate(self.key_norm(self._heads(self.key(x))), *rotary)
+        return query, key, self._heads(self.value(x))
 
     def _heads(self, x: Float[Tensor, "B T HK"]) -> Float[Tensor, "B T H K"]:
         return x.unflatten(-1, (-1, self.head_dim))

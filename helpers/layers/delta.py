@@ -11,6 +11,7 @@ Yang et al., "Parallelizing Linear Transformers with the Delta Rule", 2024 (arXi
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -57,10 +58,12 @@ def chunked_delta_rule(
     beta: Float[Tensor, "B T H"],
     state: Float[Tensor, "B H K V"],
     chunk: int = CHUNK,
+    writing: Callable | None = None,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"]]:
     """The same result, ``chunk`` tokens at a time. ValueError where ``chunk`` is not positive. Built in lesson 08.
 
     Within a chunk everything is a matrix product; only the loop that carries the state from one to the next is left.
+    ``writing`` says what the tokens of a chunk write, for rules that correct otherwise (None: as the delta rule does).
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk} tokens; 1 or more is allowed")
@@ -68,7 +71,7 @@ def chunked_delta_rule(
     q, k, v, g, b = (_chunks(x, min(chunk, length)) for x in (query, key, value, log_decay, beta))
     since = g.cumsum(dim=-1)  # log of the decay from the chunk's start to each of its tokens
     fade = _fading(since)
-    written, asked = _corrections(k, v, b, since, fade)
+    written, asked = (writing or _corrections)(k, v, b, since, fade)
     seen, queried = fade * (q @ k.mT), since.exp()[..., None] * q
     left, kept = (since[..., -1:] - since).exp()[..., None] * k, since[..., -1].exp()  # at the chunk's end
     read = []
@@ -95,6 +98,17 @@ def _corrections(
     right = torch.cat([v, since.exp()[..., None] * k], dim=-1) * beta[..., None]
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     return solved.split([v.shape[-1], k.shape[-1]], dim=-1)
+
+
+def _values_as_they_are(
+    k: Float[Tensor, "B H N L K"],
+    v: Float[Tensor, "B H N L V"],
+    beta: Float[Tensor, "B H N L"],
+    since: Float[Tensor, "B H N L"],
+    fade: Float[Tensor, "B H N L L"],
+) -> tuple[Float[Tensor, "B H N L V"], Float[Tensor, "B H N L K"]]:
+    """As ``_corrections`` for a memory that only adds: nobody asks what is there already."""
+    return beta[..., None] * v, torch.zeros_like(k)
 
 
 def _chunks(x: Float[Tensor, "B T H *rest"], chunk: int) -> Float[Tensor, "B H N L *rest"]:
@@ -126,16 +140,7 @@ def additive_rule(
     what the correction is worth. Source: Yang et al., "Gated Linear Attention", 2023 (arXiv 2312.06635).
     Built in lesson 08.
     """
-    length = query.shape[1]
-    q, k, v, g, b = (_chunks(x, min(chunk, length)) for x in (query, key, value, log_decay, beta))
-    since = g.cumsum(dim=-1)
-    seen, queried, written = _fading(since) * (q @ k.mT), since.exp()[..., None] * q, b[..., None] * v
-    left, kept = (since[..., -1:] - since).exp()[..., None] * k, since[..., -1].exp()
-    read = []
-    for n in range(q.shape[2]):
-        read.append(queried[:, :, n] @ state + seen[:, :, n] @ written[:, :, n])
-        state = kept[:, :, n, None, None] * state + left[:, :, n].mT @ written[:, :, n]
-    return torch.cat(read, dim=2)[:, :, :length].transpose(1, 2), state
+    return chunked_delta_rule(query, key, value, log_decay, beta, state, chunk, _values_as_they_are)
 
 
 def short_conv(

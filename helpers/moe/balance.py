@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from helpers.moe.experts import Experts
+from helpers.inside import hooked
+from helpers.moe.experts import Experts, mixtures
 from helpers.moe.router import load, rebalanced
 from helpers.shapes import Float, Int, Tensor
 
@@ -21,18 +22,11 @@ from helpers.shapes import Float, Int, Tensor
 def watch_loads(model: nn.Module) -> Iterator[dict[str, Int[Tensor, "E"]]]:
     """Within the block: for each mixture, by its name, how many tokens each expert got in all calls so far.
 
-    ``blocks.3.mlp`` is the name of the mixture whose experts are ``blocks.3.mlp.experts``. Built in lesson 10.
+    Built in lesson 10.
     """
     loads: dict[str, Tensor] = {}
-    hooks = []
-    for name, experts in model.named_modules():
-        if isinstance(experts, Experts):
-            hooks.append(experts.register_forward_pre_hook(_counter(loads, name.removesuffix(".experts"))))
-    try:
+    with hooked(experts.register_forward_pre_hook(_counter(loads, name)) for name, experts in mixtures(model)):
         yield loads
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _counter(loads: dict[str, Tensor], name: str):
@@ -50,12 +44,8 @@ def watch_routers(model: nn.Module) -> Iterator[list[Float[Tensor, "B T E"]]]:
     routers = [
         module for name, module in model.named_modules() if name.endswith(".router") and isinstance(module, nn.Linear)
     ]
-    hooks = [router.register_forward_hook(lambda _router, _given, out: logits.append(out)) for router in routers]
-    try:
+    with hooked(router.register_forward_hook(lambda _router, _given, out: logits.append(out)) for router in routers):
         yield logits
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def rebalance(model: nn.Module, loads: dict[str, Int[Tensor, "E"]], step: float) -> None:

@@ -1,10 +1,19 @@
 """Experts: many small feed-forward layers side by side, of which each token passes through a few."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
 from helpers.moe.dispatch import Stacks, dispatched
 from helpers.shapes import Float, Int, Tensor
+
+
+def mixtures(model: nn.Module) -> Iterator[tuple[str, "Experts"]]:
+    """The experts of each mixture of ``model``, by its name: ``blocks.3.mlp`` has ``blocks.3.mlp.experts``."""
+    for name, part in model.named_modules():
+        if isinstance(part, Experts):
+            yield name.removesuffix(".experts"), part
 
 
 class Experts(nn.Module):

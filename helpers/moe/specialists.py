@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from helpers.moe.experts import Experts
+from helpers.inside import hooked
+from helpers.moe.experts import Experts, mixtures
 from helpers.shapes import Float, Int, Tensor
 
 
@@ -13,18 +14,11 @@ from helpers.shapes import Float, Int, Tensor
 def watch_choices(model: nn.Module) -> Iterator[dict[str, list[Int[Tensor, "*rest A"]]]]:
     """Within the block: for each mixture, by its name, the experts of every token, one tensor a call.
 
-    ``blocks.3.mlp`` is the name of the mixture whose experts are ``blocks.3.mlp.experts``. Built in lesson 10.
+    Built in lesson 10.
     """
     choices: dict[str, list[Tensor]] = {}
-    hooks = []
-    for name, experts in model.named_modules():
-        if isinstance(experts, Experts):
-            hooks.append(experts.register_forward_pre_hook(_keeper(choices, name.removesuffix(".experts"))))
-    try:
+    with hooked(experts.register_forward_pre_hook(_keeper(choices, name)) for name, experts in mixtures(model)):
         yield choices
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _keeper(choices: dict[str, list[Tensor]], name: str):

@@ -216,7 +216,11 @@ def test_a_mask_that_fits_nothing_is_refused(mask, said):
         arrange(torch.zeros(2, 4, dtype=torch.long), mask, None)
 
 
-@pytest.mark.parametrize("ids", [torch.arange(4), torch.rand(2, 4), torch.zeros(2, 0, dtype=torch.long)], ids=str)
+@pytest.mark.parametrize(
+    "ids",
+    [torch.arange(4), torch.rand(2, 4), torch.zeros(2, 0, dtype=torch.long)],
+    ids=["one row without a batch", "no whole numbers", "no token"],  # not the numbers: two workers draw others
+)
 def test_ids_that_are_no_batch_of_whole_numbers_are_refused(ids):
     said = f"token_ids are {ids.dtype} of the shape {tuple(ids.shape)}; they must be whole numbers (rows, tokens)"
     with pytest.raises(ValueError, match=re.escape(said)):
