@@ -4,7 +4,6 @@ A run that was stopped, by Ctrl-C or by a power cut, goes on with the same comma
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from helpers.device import pick
 from helpers.train import Run
-from helpers.zoo import ZOO
+from helpers.zoo import ZOO, read_card
 from helpers.zoo.follow import follow
 from helpers.zoo.publish import publish
 from helpers.zoo.recipe import Recipe, Stage
@@ -54,7 +53,7 @@ def _card(name: str, build: Path) -> dict:
     """The card of a model that was made here, or else of the one that ships; ValueError where there is neither."""
     for folder in (build / name / "model", ZOO / name):
         if (folder / "card.json").is_file():
-            return json.loads((folder / "card.json").read_text(encoding="utf-8"))
+            return read_card(folder)
     raise ValueError(f"the card compares with {name}, which is not here: make it first, train-zoo {name}")
 
 

@@ -1,11 +1,9 @@
 """The models that the course ships: ``python3 -m course zoo [NAME]`` lists them, or shows the card of one."""
 
 import argparse
-import json
-from pathlib import Path
 
 from helpers.units import format_bytes, format_count, format_seconds
-from helpers.zoo import folder, names
+from helpers.zoo import folder, names, read_card
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,11 +36,6 @@ def entry(card: dict) -> str:
             f"    made {card['date']} on {card['machine']['name']}, {format_seconds(took)} of CPU",
         ]
     )
-
-
-def read_card(folder: Path) -> dict:
-    """A model's ``card.json``."""
-    return json.loads((folder / "card.json").read_text(encoding="utf-8"))
 
 
 def _parser() -> argparse.ArgumentParser:

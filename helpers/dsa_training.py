@@ -138,9 +138,3 @@ def sparse_loss(model: GLM5, rows: Rows) -> Float[Tensor, ""]:
 def is_indexer(name: str) -> bool:
     """Whether a weight belongs to an indexer: what the warm-up trains."""
     return ".indexer." in name
-
-
-def only(model: nn.Module, trained) -> None:
-    """Let a gradient reach the weights whose name ``trained`` takes, and no other."""
-    for name, weight in model.named_parameters():
-        weight.requires_grad_(trained(name))

@@ -27,6 +27,13 @@ def answers_of(logits: Float[Tensor, "B T vocab"], rows: Rows, rest: float = RES
     return nats[answer].mean() + rest * nats[real & ~answer].mean()
 
 
+@torch.no_grad()
+def nats_of_answers(model: nn.Module, rows: Rows) -> float:
+    """Mean nats of an answer's token, for a card."""
+    ids = rows.token_ids.to(next(model.parameters()).device)
+    return answers_of(model(ids[:, :-1]), rows, rest=0.0).item()
+
+
 def drafts(model: DeepSeekV3, rows: Rows) -> Float[Tensor, ""]:
     """``answers`` of the drafter: from what the model made of token t, and token t + 1, it guesses token t + 2.
 

@@ -74,6 +74,12 @@ def initialise(model: nn.Module, seed: int, std: float = 0.02) -> None:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
 
+def train_only(model: nn.Module, trained: Callable[[str], bool]) -> None:
+    """Let a gradient reach the weights whose name ``trained`` takes, and no other."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(trained(name))
+
+
 def learning_rate(step: int, settings: Settings) -> float:
     """A straight warm-up, then half a cosine down to ``final`` x the peak."""
     if step < settings.warm_up:

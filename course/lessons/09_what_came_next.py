@@ -806,18 +806,18 @@ if trained:
 # where the window still sees the needle as it is. Beside what the indexer chooses stands reading all entries.
 
 # %%
-import json
+from helpers.zoo import read_card
 
-card = resolve("zoo:tiny-deepseek-v4") / "card.json" if trained and checkpoint == "zoo" else None
-depths = json.loads(card.read_text(encoding="utf-8"))["tables"]["depths"] if card else {"columns": [], "rows": []}
+found = read_card(resolve("zoo:tiny-deepseek-v4"))["tables"] if trained and checkpoint == "zoo" else {}
+depths = found.get("depths", {"columns": [], "rows": []})
 print(*depths["columns"], sep="   ")
 for depth, *shares in depths["rows"]:
     print(f"{depth:5}", "".join(f"{share:22.1%}" for share in shares))
 
 # %% [markdown]
 # In this tiny model a needle is found where the window sees it, now and then, and hardly ever in an entry. Reading all
-# entries helps no more than the chosen ones: what is missing was lost when it was summed up. It is one small model and
-# a short training; for a large one it says which measurement to ask for.
+# entries helps no more than the chosen ones: what is missing is in no entry, or is not found there. It is one small
+# model and a short training; for a large one it says which measurement to ask for.
 #
 # ## Play
 #

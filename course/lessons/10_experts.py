@@ -518,11 +518,9 @@ for place, record in recorded("moe").items():
 # numbers come from the model's card.
 
 # %%
-import json
-
 from helpers import zoo
 
-card = json.loads((zoo.folder("tiny-deepseek-v3") / "card.json").read_text(encoding="utf-8"))
+card = zoo.read_card(zoo.folder("tiny-deepseek-v3"))
 cards = {"experts": card, **{name.removeprefix("tiny-"): other for name, other in card["beside"].items()}}
 bills = {name: dict(own["tables"]["work"]["rows"]) for name, own in cards.items()}
 for line in bills["experts"]:

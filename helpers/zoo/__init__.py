@@ -1,5 +1,6 @@
 """The tiny models that the project trained itself, each a folder in Hugging Face's own format with a model card."""
 
+import json
 from pathlib import Path
 
 ZOO = Path(__file__).parent
@@ -18,3 +19,8 @@ def folder(name: str) -> Path:
     if name not in names():
         raise ValueError(f"the zoo has no model {name!r}; it has {', '.join(names()) or 'none yet'}")
     return ZOO / name
+
+
+def read_card(folder: Path) -> dict:
+    """The ``card.json`` of a model's folder: every number that is said of it."""
+    return json.loads((folder / "card.json").read_text(encoding="utf-8"))

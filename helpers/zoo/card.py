@@ -35,10 +35,8 @@ def facts(recipe: Recipe, made: Made, others: dict[str, dict] | None = None) -> 
 
 def compared(other: dict) -> dict:
     """What a card keeps of another: all of COMPARED but the curves."""
-    kept = {key: other[key] for key in COMPARED}
-    for name, run in kept["training"].items():
-        kept["training"] = {**kept["training"], name: {key: run[key] for key in run if key != "curve"}}
-    return kept
+    stages = {name: {key: run[key] for key in run if key != "curve"} for name, run in other["training"].items()}
+    return {**{key: other[key] for key in COMPARED}, "training": stages}
 
 
 def training(run: Run, recipe: Recipe) -> dict:

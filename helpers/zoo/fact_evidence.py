@@ -5,9 +5,9 @@ import random
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from torch.nn import functional
 
 from helpers.data.tasks import Rows, marked, stack
+from helpers.losses import nats_of_answers
 from helpers.measure import training_flops_per_token
 from helpers.moe.balance import evenness, watch_loads
 from helpers.recall import recalled
@@ -29,7 +29,7 @@ def of_facts(made: Made) -> dict:
         accepted = acceptance(model, rows)
         tables["draft"] = table(["where", "accepted"], [*map(list, accepted.items())])
         said += f"; its drafter guesses {accepted['in answers']:.0%} of the answers' tokens"
-    loss = {"value": nats(model, rows), "what": "nats a token of an answer"}
+    loss = {"value": nats_of_answers(model, rows), "what": "nats a token of an answer"}
     return {"can": said, "loss": loss, "recalled": sum(right), "tables": tables}
 
 
@@ -74,14 +74,6 @@ def loads(model: nn.Module, rows: Rows) -> dict:
         model(rows.token_ids[:, :-1].to(next(model.parameters()).device))
     measured = [[name, evenness(own), int(own.min()) / int(own.sum()) * len(own)] for name, own in counts.items()]
     return table(["mixture", "evenness", "least used, of an even share"], measured)
-
-
-@torch.no_grad()
-def nats(model: nn.Module, rows: Rows) -> float:
-    """Mean nats of an answer's token."""
-    logits = model(rows.token_ids[:, :-1].to(next(model.parameters()).device)).float().cpu()
-    answer = rows.answer[:, 1:]
-    return functional.cross_entropy(logits[answer], rows.token_ids[:, 1:][answer]).item()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from helpers.train import Settings
 from helpers.zoo.fact_data import LENGTH, LOCALES, ROWS, VOCABULARY, fact_tokenizer, facts, stream
 from helpers.zoo.fact_evidence import of_facts
 from helpers.zoo.recipe import Recipe, Stage
+from helpers.zoo.task_models import TINY_QWEN3_5
 
 STEPS = 1000
 
@@ -102,26 +103,15 @@ TINY_QWEN3_5_MOE = replace(
     TINY_DEEPSEEK_V3,
     name="tiny-qwen3_5-moe",
     model=qwen3_5.Qwen3_5,
-    config=qwen3_5.Config(
+    config=replace(
+        TINY_QWEN3_5.config,
         vocab_size=VOCABULARY,
         width=48,
-        num_blocks=4,
-        layer_kinds=(qwen3_5.DELTA,) * 3 + (qwen3_5.ATTENTION,),
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=32,
-        delta_key_heads=4,
-        delta_value_heads=4,
-        delta_key_dim=16,
-        delta_value_dim=16,
-        conv_width=4,
+        mlp_width=0,
         num_experts=8,
         experts_per_token=2,
         expert_width=16,
         shared_width=16,
-        rope_theta=1e3,
-        sections=(2, 1, 1),
-        tied=True,
         context=256,
     ),
     stages=(stage("facts", loss=answers_evenly),),

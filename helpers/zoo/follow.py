@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from helpers.moe.balance import rebalance, watch_loads
-from helpers.train import Run, initialise, train
+from helpers.train import Run, initialise, train, train_only
 from helpers.zoo.recipe import Recipe, Stage
 
 
@@ -69,8 +69,7 @@ def take(
     report: Callable[[Stage, Run], None] | None = None,
 ) -> Run:
     """One stage: its weights, its loss, and after each step the balance of its routers."""
-    for name, weight in model.named_parameters():
-        weight.requires_grad_(stage.trains is None or stage.trains(name))
+    train_only(model, stage.trains)
     checkpoint = build / (stage.made_by or recipe.name) / f"{stage.name}-{stage.settings.steps}.safetensors"
     with watch_loads(model) as loads:
 

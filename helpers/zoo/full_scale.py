@@ -16,23 +16,27 @@ LENGTHS = {32: 1500, SHORT: 1000, 128: 1000, 256: 1000, LONGEST: 3000}
 SMALLER = 0.03  # deviation of the first weights: the wider a layer, the smaller
 RATE = 1e-3
 
+LATENT = {  # latent attention and experts: DeepSeek-V3's and GLM-5's alike
+    "width": 512,
+    "num_blocks": 8,
+    "num_heads": 8,
+    "query_rank": 256,
+    "latent_width": 128,
+    "head_dim": 48,
+    "value_dim": 64,
+    "mlp_width": 1536,
+    "num_experts": 16,
+    "expert_width": 256,
+}
+
 FULL_GLM5 = replace(
     task_models.TINY_GLM5,
     name="full-glm5",
     config=replace(
         task_models.GLM5,
-        width=512,
-        num_blocks=8,
-        num_heads=8,
-        query_rank=256,
-        latent_width=128,
-        head_dim=48,
-        value_dim=64,
+        **LATENT,
         index_heads=8,
         index_dim=64,
-        mlp_width=1536,
-        num_experts=16,
-        expert_width=256,
         indexers=(glm5.FULL,) * 8,
     ),
     stages=(
@@ -71,16 +75,7 @@ FULL_DEEPSEEK_V3 = replace(
     name="full-deepseek-v3",
     config=replace(
         fact_models.V3,
-        width=512,
-        num_blocks=8,
-        num_heads=8,
-        query_rank=256,
-        latent_width=128,
-        head_dim=48,
-        value_dim=64,
-        mlp_width=1536,
-        num_experts=16,
-        expert_width=256,
+        **LATENT,
     ),
     stages=(
         fact_models.stage("facts", 3000, RATE, loss=answers, trains=fact_models.not_a_drafter, balance=1e-3),

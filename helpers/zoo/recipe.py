@@ -10,6 +10,11 @@ from torch import nn
 from helpers.train import Loss, Settings, Stream, loss_of
 
 
+def everything(_name: str) -> bool:
+    """All weights are trained."""
+    return True
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stretch of a training, with one purpose. A model may need several: first learn, then learn to choose."""
@@ -19,7 +24,7 @@ class Stage:
     stream: Callable[[Tokenizer], Stream]
     data: str  # the same in words
     loss: Loss = loss_of
-    trains: Callable[[str], bool] | None = None  # whether a weight of this name is trained; None: all are
+    trains: Callable[[str], bool] = everything  # whether a weight of this name is trained
     balance: float = 0.0  # how far the routers' bias moves after each step
     made_by: str = ""  # the recipe whose first stage this is too: trained once, a beginning for both
 

@@ -1,6 +1,7 @@
 """The model that reads pictures: it says which number is drawn, and cannot know it from anything but the pixels."""
 
 import random
+from dataclasses import replace
 
 import torch
 from tokenizers import AddedToken, Tokenizer
@@ -8,11 +9,12 @@ from torch import nn
 
 from helpers.data.digits import PICTURE, Pictures, Shown, numbers, shown
 from helpers.losses import answers_of
-from helpers.models import deepseek_v3_config, kimi_k25
+from helpers.models import kimi_k25
 from helpers.shapes import Float, Tensor
 from helpers.train import Settings
 from helpers.vision import moonvit
 from helpers.zoo.card import table
+from helpers.zoo.fact_models import V3
 from helpers.zoo.follow import Made
 from helpers.zoo.recipe import Recipe, Stage
 from helpers.zoo.tokenizer import train_tokenizer
@@ -104,26 +106,8 @@ TINY_KIMI_K25 = Recipe(
     name="tiny-kimi-k2_5",
     model=kimi_k25.KimiK25,
     config=kimi_k25.Config(
-        text=deepseek_v3_config.Config(
-            vocab_size=258,
-            width=96,
-            num_blocks=3,
-            num_dense=1,
-            num_heads=4,
-            query_rank=64,
-            latent_width=48,
-            head_dim=16,
-            rotary_dim=16,
-            value_dim=24,
-            mlp_width=192,
-            num_experts=8,
-            experts_per_token=2,
-            expert_width=32,
-            num_shared=1,
-            rope_theta=1e2,
-            tied=True,
-            context=128,
-        ),
+        # As Kimi K2's text model is DeepSeek-V3's with other sizes.
+        text=replace(V3, vocab_size=258, num_experts=8, expert_width=32, context=128, num_drafters=0),
         vision=moonvit.Config(
             width=64, num_blocks=2, num_heads=4, mlp_width=128, patch_side=4, grid_height=8, grid_width=8
         ),

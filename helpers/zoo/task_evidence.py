@@ -4,16 +4,15 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from tokenizers import Tokenizer
 from torch import nn
-from torch.nn import functional
 
 from helpers.budgets import at_random, dense_reads, mass_kept, newest, own_indexer, reading
 from helpers.csa_training import reading_all_entries
 from helpers.data import tasks
-from helpers.data.tasks import Example, marked, share_right, stack
+from helpers.data.tasks import Example, Rows, marked, share_right, stack
 from helpers.dsa_training import attending_densely
+from helpers.losses import nats_of_answers
 from helpers.models.deepseek_v4 import DeepSeekV4
 from helpers.models.glm5 import GLM5
 from helpers.zoo.card import table
@@ -62,7 +61,8 @@ def of_tasks(made: Made) -> dict:
         tables |= {"budgets": _by_budget(model, tokenizer), "mass": _mass(model, tokenizer, model.config.index_k)}
     found, recalled = tables["lengths"]["rows"][-1][1], tables["pairs"]["rows"][PAIRS.index(32)][1]
     can = f"finds {found:.0%} of 4 needles in {LENGTHS[-1]} words, recalls {recalled:.0%} of 32 pairs"
-    loss = {"value": nats(model, tokenizer, examples(TASKS["recall, 16 pairs"])), "what": "nats an answer, 16 pairs"}
+    sixteen = tokens_of(examples(TASKS["recall, 16 pairs"]), tokenizer)
+    loss = {"value": nats_of_answers(model, sixteen), "what": "nats an answer, 16 pairs"}
     return {"can": can, "loss": loss, "tables": tables}
 
 
@@ -118,20 +118,16 @@ def right(
     return table([what, *known], measured, f"Shares of right answers, {COUNT} texts a row.")
 
 
-@torch.no_grad()
-def nats(model: nn.Module, tokenizer: Tokenizer, asked: Sequence[Example]) -> float:
-    """Mean nats of an answer's token."""
+def tokens_of(asked: Sequence[Example], tokenizer: Tokenizer) -> Rows:
+    """The texts as rows of tokens, one each, the shorter ones filled."""
     rows = [marked(example, tokenizer) for example in asked]
-    made = stack(rows, max(map(len, rows)) - 1)
-    logits = model(made.token_ids[:, :-1].to(next(model.parameters()).device)).float().cpu()
-    answer = made.answer[:, 1:]
-    return functional.cross_entropy(logits[answer], made.token_ids[:, 1:][answer]).item()
+    return stack(rows, max(map(len, rows)) - 1)
 
 
 def _mass(model: nn.Module, tokenizer: Tokenizer, k: int) -> dict:
     """How much of what dense attention takes lies on the tokens that each rule keeps."""
-    rows = [marked(example, tokenizer) for example in examples(lambda rng: tasks.needle(rng, LENGTHS[-1]), 4)]
-    ids = stack(rows, max(map(len, rows)) - 1).token_ids[:, : min(map(len, rows))]
+    made = tokens_of(examples(lambda rng: tasks.needle(rng, LENGTHS[-1]), 4), tokenizer)
+    ids = made.token_ids[:, : made.real.sum(dim=1).min()]
     rules = {"the indexer": own_indexer, "the newest": newest, "at random": at_random(0)}
     measured = [
         [f"block {seen.block}", *(mass_kept(seen, rule, k) for rule in rules.values())]

@@ -1,6 +1,5 @@
 """``course train-zoo``: the same recipe gives the same folder, and a run in two sittings is a run in one."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,7 @@ from course import train_zoo
 from helpers.data import Corpus, batches
 from helpers.models.qwen3 import Config
 from helpers.train import Settings
-from helpers.zoo import python_evidence
+from helpers.zoo import python_evidence, read_card
 from helpers.zoo.python_model import TINY_QWEN3
 from helpers.zoo.recipe import Stage
 from helpers.zoo.tokenizer import token_row, train_tokenizer
@@ -72,7 +71,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
 
 def test_the_folder_opens_in_transformers_and_its_card_counts(tmp_path):
     assert train_zoo.main(["--steps", "2", "--out", str(tmp_path / "out")], tmp_path) == 0
-    card = json.loads((tmp_path / "out" / "card.json").read_text(encoding="utf-8"))
+    card = read_card(tmp_path / "out")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert card["training"]["text"]["steps"] == 2
     assert card["recipe"]["stages"]["text"]["settings"]["steps"] == 2

@@ -1,14 +1,14 @@
 """``course zoo``: what ships, in short, and the card of one model."""
 
 from course import zoo
-from helpers.zoo import folder, names
+from helpers.zoo import folder, names, read_card
 
 
 def test_every_model_is_listed_with_size_loss_skill_and_maker(capsys):
     assert zoo.main([]) == 0
     said = capsys.readouterr().out
     for name in names():
-        card = zoo.read_card(folder(name))
+        card = read_card(folder(name))
         assert name in said
         assert f"{card['loss']['value']:.3f} {card['loss']['what']}" in said
         assert card["can"] in said

@@ -13,12 +13,11 @@ from helpers.dsa_training import (
     dense_loss,
     imitation,
     is_indexer,
-    only,
     sparse_loss,
     warm_up_loss,
 )
 from helpers.models.glm5 import GLM5
-from helpers.train import initialise
+from helpers.train import initialise, train_only
 from helpers.zoo.task_models import GLM5 as SIZES
 
 IDS = torch.randint(31, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -62,7 +61,7 @@ def test_the_dense_stage_trains_all_but_the_indexers():
 
 def test_the_warm_up_trains_the_indexers_only():
     model = fresh()
-    only(model, is_indexer)
+    train_only(model, is_indexer)
     moved = gradients(model, warm_up_loss(model, ROWS))
     assert moved
     assert all(is_indexer(name) for name in moved)
@@ -72,7 +71,7 @@ def test_in_the_sparse_stage_neither_loss_reaches_the_others_weights():
     model = fresh()
     gradients(model, sparse_loss(model, ROWS))
     both = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
-    only(model, lambda name: not is_indexer(name))
+    train_only(model, lambda name: not is_indexer(name))
     logits = model(IDS[:, :-1])
     language = torch.nn.functional.cross_entropy(logits.flatten(0, 1), IDS[:, 1:].flatten())
     gradients(model, language)
@@ -101,7 +100,7 @@ def test_what_the_future_scores_does_not_matter():
 
 def test_warming_up_brings_the_choice_to_what_dense_attention_reads():
     model = fresh()
-    only(model, is_indexer)
+    train_only(model, is_indexer)
 
     def kept() -> float:
         reads = dense_reads(model, IDS)

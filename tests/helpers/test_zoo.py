@@ -5,23 +5,24 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.data.digits import shown
 from helpers.generate import generate
+from helpers.losses import nats_of_answers
 from helpers.recall import share_recalled
 from helpers.sockets import watch_sockets
 from helpers.zoo import card as cards
 from helpers.zoo.fact_data import facts
 from helpers.zoo.fact_evidence import acceptance, loads, of_facts, some_rows
-from helpers.zoo.fact_evidence import nats as fact_nats
 from helpers.zoo.full_scale import FULL
 from helpers.zoo.recipes import RECIPES, recipe
 from helpers.zoo.seeing_model import NOISE, of_digits
 from helpers.zoo.seeing_model import read as read_digits
-from helpers.zoo.task_evidence import TASKS, examples, nats, of_tasks, right
+from helpers.zoo.task_evidence import TASKS, examples, of_tasks, right, tokens_of
 
 EVERY = pytest.mark.parametrize("name", zoo.names())
 SEEING = pytest.mark.parametrize("name", [name for name in zoo.names() if recipe(name).evidence is of_digits])
@@ -31,8 +32,12 @@ BY_TASKS = pytest.mark.parametrize("name", [name for name in zoo.names() if reci
 FILES = ("README.md", "card.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
-def read(name: str, file: str = "card.json") -> dict:
-    return json.loads((zoo.folder(name) / file).read_text(encoding="utf-8"))
+def read(name: str) -> dict:
+    return zoo.read_card(zoo.folder(name))
+
+
+def shipped_tokenizer(name: str) -> Tokenizer:
+    return Tokenizer.from_file(str(zoo.folder(name) / "tokenizer.json"))
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +76,12 @@ def test_a_model_is_what_its_recipe_says(name):
 
 
 @EVERY
+def test_the_tokenizer_is_what_its_recipe_learns(name):
+    if name != "tiny-qwen3":  # whose text is the standard library of the Python that runs
+        assert shipped_tokenizer(name).to_str() == recipe(name).tokenizer().to_str()
+
+
+@EVERY
 def test_the_page_of_a_model_is_written_from_its_card(name):
     assert (zoo.folder(name) / "README.md").read_text(encoding="utf-8") == cards.readme(read(name))
 
@@ -91,7 +102,7 @@ def test_transformers_gives_the_same_logits_and_writes_the_same_tokens(name):
 
 @SEEING
 def test_transformers_sees_the_same_in_a_picture(name):
-    folder, tokenizer = zoo.folder(name), recipe(name).tokenizer()
+    folder, tokenizer = zoo.folder(name), shipped_tokenizer(name)
     theirs = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
@@ -103,7 +114,7 @@ def test_transformers_sees_the_same_in_a_picture(name):
 
 @SEEING
 def test_what_is_read_and_what_another_picture_says_is_measured_again(name):
-    card, model, tokenizer = read(name), load(zoo.folder(name)), recipe(name).tokenizer()
+    card, model, tokenizer = read(name), load(zoo.folder(name)), shipped_tokenizer(name)
     for row in card["tables"]["digits"]["rows"]:
         assert [*read_digits(model, tokenizer, row[0], NOISE)] == pytest.approx(row[1:], abs=0.02)
     for row in card["tables"]["noise"]["rows"]:
@@ -112,9 +123,9 @@ def test_what_is_read_and_what_another_picture_says_is_measured_again(name):
 
 @BY_TASKS
 def test_the_shares_and_the_loss_of_a_card_are_measured_again(name):
-    card, model, tokenizer = read(name), load(zoo.folder(name)), recipe(name).tokenizer()
-    asked = examples(TASKS["recall, 16 pairs"])
-    assert nats(model, tokenizer, asked) == pytest.approx(card["loss"]["value"], rel=0.02, abs=2e-3)
+    card, model, tokenizer = read(name), load(zoo.folder(name)), shipped_tokenizer(name)
+    sixteen = tokens_of(examples(TASKS["recall, 16 pairs"]), tokenizer)
+    assert nats_of_answers(model, sixteen) == pytest.approx(card["loss"]["value"], rel=0.02, abs=2e-3)
     for task in ("recall, 16 pairs", "4 needles in 128 words", "tool calls"):
         (row,) = [row for row in card["tables"]["tasks"]["rows"] if row[0] == task]
         (again,) = right(model, tokenizer, "task", [(task, TASKS[task])])["rows"]
@@ -123,9 +134,9 @@ def test_the_shares_and_the_loss_of_a_card_are_measured_again(name):
 
 @BY_FACTS
 def test_the_facts_the_loss_the_load_and_the_draft_of_a_card_are_measured_again(name):
-    card, model, tokenizer = read(name), load(zoo.folder(name)), recipe(name).tokenizer()
+    card, model, tokenizer = read(name), load(zoo.folder(name)), shipped_tokenizer(name)
     rows = some_rows(tokenizer)
-    assert fact_nats(model, rows) == pytest.approx(card["loss"]["value"], rel=0.02, abs=2e-3)
+    assert nats_of_answers(model, rows) == pytest.approx(card["loss"]["value"], rel=0.02, abs=2e-3)
     assert share_recalled(model, tokenizer, facts()) == pytest.approx(card["tables"]["kinds"]["rows"][-1][1], abs=0.01)
     for row, again in zip(card["tables"]["experts"]["rows"], loads(model, rows)["rows"], strict=True):
         assert again[1:] == pytest.approx(row[1:], abs=0.02)

@@ -19,7 +19,7 @@ from helpers.train import bits_per_byte, initialise
 from helpers.zoo import python_evidence as python
 
 FOLDER = zoo.folder("tiny-qwen3")
-CARD = json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))
+CARD = zoo.read_card(FOLDER)
 
 
 @pytest.fixture(scope="module")
