@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from helpers.checkpoints.cache_size import layer_kinds
 from helpers.checkpoints.plan import Plan
+from helpers.measure.dsa_work import index_pair_flops, pair_flops
 
 
 class TokenFlops(NamedTuple):
@@ -58,14 +59,14 @@ def attend(config: PretrainedConfig, read: int) -> int:
 
 def index(config: PretrainedConfig, keys: int) -> int:
     """Every index head scores every index key, and the heads are weighed and added."""
-    return 2 * config.index_n_heads * (config.index_head_dim + 1) * keys
+    return index_pair_flops(config.index_n_heads, config.index_head_dim) * keys
 
 
 def latent(config: PretrainedConfig, kind: str, tokens: int) -> tuple[int, int]:
     """Latent attention, absorbed: over all tokens, or over the k that an indexer, perhaps another layer's, chose."""
     k = getattr(config, "index_topk", None)
     read = min(tokens, k) if k else tokens
-    pair = 2 * config.num_attention_heads * (2 * config.kv_lora_rank + config.qk_rope_head_dim)
+    pair = pair_flops(config.num_attention_heads, config.kv_lora_rank, config.qk_rope_head_dim)
     return index(config, tokens) if kind == "latent and index" else 0, pair * read
 
 

@@ -33,15 +33,24 @@ class SparseSizes:
         return cls(*(config[name] for name in names))
 
 
+def pair_flops(heads: int, latent: int, turned: int) -> int:
+    """One query and one latent, absorbed: all heads score it and mix it."""
+    return 2 * heads * (2 * latent + turned)
+
+
+def index_pair_flops(index_heads: int, index_width: int) -> int:
+    """One query and one index key: all index heads score it, and are weighed and added."""
+    return 2 * index_heads * (index_width + 1)
+
+
 def dense_decode(s: SparseSizes, tokens: int, number_bytes: float = 2) -> Work:
     """Every head scores and mixes the latents of all ``tokens`` (absorbed form); each latent is read once for all."""
-    flops = 2 * tokens * s.heads * (2 * s.latent + s.turned)
-    return Work(flops, tokens * (s.latent + s.turned) * number_bytes)
+    return Work(tokens * pair_flops(s.heads, s.latent, s.turned), tokens * (s.latent + s.turned) * number_bytes)
 
 
 def index_decode(s: SparseSizes, tokens: int, key_bytes: float = 2) -> Work:
     """Every index head scores the one index key of all ``tokens``, and the heads are weighed and added."""
-    return Work(2 * tokens * s.index_heads * (s.index_width + 1), tokens * s.index_width * key_bytes)
+    return Work(tokens * index_pair_flops(s.index_heads, s.index_width), tokens * s.index_width * key_bytes)
 
 
 def sparse_decode(
