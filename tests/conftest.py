@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see course/__init__.py
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in a test asks the network
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels step by step on the CPU; 0 runs their tests on a GPU
 
 import pytest
 import torch

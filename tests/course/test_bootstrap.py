@@ -115,7 +115,7 @@ def test_an_interrupted_install_leaves_no_stamp_and_says_how_to_go_on(bare, monk
 
 def test_too_little_disk_is_said_before_anything_is_fetched(bare, monkeypatch):
     monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda path: Usage(0, 0, 1.5e9))
-    with pytest.raises(bootstrap.SetupError, match=r"needs about 4 GB of disk, and 1\.5 GB are free"):
+    with pytest.raises(bootstrap.SetupError, match=r"needs about 5 GB of disk, and 1\.5 GB are free"):
         bootstrap.ensure()
 
 

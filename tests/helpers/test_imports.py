@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 STEPS = (
-    ("shapes", "units", "device", "precision", "facts", "inside"),  # words
+    ("shapes", "units", "device", "precision", "facts", "inside", "parts"),  # words
     # evidence
     (
         "compare",
@@ -60,6 +60,7 @@ WITHIN_A_STEP = {
     ("checkpoints", "zoo"): "the checkpoint called zoo is the one that ships with the course",
     ("zoo", "checkpoints"): "a trained model is written as every other checkpoint is",
 }
+KERNELS = ("rms_norm",)  # one kernel a file; all launch the same way
 SIBLINGS = {  # folders of one mechanism a file: who may use whom
     "data": {("python", "corpus"), ("languages", "corpus"), ("parallel", "languages"), ("digits", "tasks")},
     "layers": {
@@ -98,7 +99,18 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("balance", "router"),
         ("balance", "experts"),
     },
-    "quant": set(),
+    "quant": {
+        ("integers", "blocks"),
+        ("integers", "packing"),
+        ("floats", "blocks"),
+        ("fp4", "blocks"),
+        ("fp4", "floats"),
+        ("fp4", "packing"),
+        ("normal_float", "blocks"),
+        ("normal_float", "integers"),
+        ("normal_float", "packing"),
+        *(("formats", name) for name in ("blocks", "floats", "fp4", "integers", "normal_float", "packing")),
+    },
     "models": {
         *((family, "published") for family in ("qwen3", "qwen3_5", "deepseek_v3_config", "deepseek_v32", "glm5")),
         ("deepseek_v4_config", "published"),
@@ -112,7 +124,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("kimi_k25", "deepseek_v3"),
         ("qwen3_5_vision", "qwen3_5"),
     },
-    "kernels": set(),
+    "kernels": {("ahead", "launch"), *((file, "launch") for file in KERNELS)},
 }
 CARRIED = {  # imported though pyproject.toml does not name it
     "packaging": "compares versions where it is there; bootstrap does without it",

@@ -1,0 +1,143 @@
+"""Compile kernels for chips that are not here: does it compile, and what does a program take of a multiprocessor?
+
+    python3 -m helpers.kernels.ahead                 all kernels, for the chips that each of them names
+    python3 -m helpers.kernels.ahead rms_norm --json
+
+Triton's compiler and NVIDIA's assembler come with Triton's wheel and need no GPU. The interpreter accepts what the
+compiler refuses (products with fewer than 16 terms, a variable that changes its type in a loop), so both must pass.
+What no compiler sees is whether a kernel is fast. sm_80 is the A100, sm_90 the H100, the H200 and the H20.
+"""
+
+import argparse
+import importlib
+import json
+import pkgutil
+import re
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import helpers.kernels
+from helpers.kernels.launch import INTERPRETED, Variant, triton
+
+REGISTERS_A_THREAD = 255
+SHARED_BYTES = {
+    80: 163 * 1024,
+    90: 227 * 1024,
+}  # of one program at most; CUDA's programming guide, table of capabilities
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What one program takes: registers a thread, bytes a thread puts aside, shared memory, matrix instructions."""
+
+    name: str
+    chip: int
+    warps: int
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    wgmma: int  # Hopper's matrix instructions, for tiles of 64 rows and more
+    mma: int  # Ampere's
+
+
+def compile_for(name: str, variant: Variant, chip: int) -> Compiled:
+    """Compile one variant for a chip of compute capability ``chip`` / 10.
+
+    Raises ValueError without Triton, in the interpreter, and for a chip that the kernel does not name.
+    """
+    if triton is None or INTERPRETED:
+        why = "Triton's interpreter is on: unset TRITON_INTERPRET" if INTERPRETED else "there is no Triton here"
+        raise ValueError(f"{name} cannot be compiled: {why}")
+    if chip not in variant.chips:
+        raise ValueError(f"{name} is made for {', '.join(f'sm_{c}' for c in variant.chips)}, not for sm_{chip}")
+    options = {"num_warps": variant.warps, "num_stages": variant.stages}
+    made = triton.compile(source(variant), target=_target(chip), options=options)
+    ptx = made.asm["ptx"]
+    wgmma, mma = ptx.count("wgmma.mma_async"), ptx.count("mma.sync")
+    return Compiled(name, chip, variant.warps, *_assembled(ptx, chip), made.metadata.shared, wgmma, mma)
+
+
+def source(variant: Variant):
+    """What Triton compiles: the kernel, the types of its arguments, its constants, and which arguments 16 divides."""
+    from triton.compiler import ASTSource
+
+    names = [name for name in variant.kernel.arg_names if name not in variant.constants]
+    types = variant.types.split()
+    if len(names) != len(types):
+        raise ValueError(f"{variant.kernel.__name__} takes {', '.join(names)}; its types are {variant.types!r}")
+    signature = {name: given.removesuffix(":16") for name, given in zip(names, types, strict=True)}
+    signature |= dict.fromkeys(variant.constants, "constexpr")
+    whole = {name for name, given in zip(names, types, strict=True) if given.endswith(":16")}
+    places = [n for n, name in enumerate(variant.kernel.arg_names) if name in whole]
+    return ASTSource(variant.kernel, signature, variant.constants, {(n,): [["tt.divisibility", 16]] for n in places})
+
+
+def every() -> dict[str, Variant]:
+    """The variants of all kernels: ``rms_norm float16`` and so on."""
+    modules = [
+        importlib.import_module(f"helpers.kernels.{m.name}") for m in pkgutil.iter_modules(helpers.kernels.__path__)
+    ]
+    return {
+        f"{module.__name__.rpartition('.')[2]} {name}": variant
+        for module in modules
+        for name, variant in getattr(module, "VARIANTS", {}).items()
+    }
+
+
+def complaints(compiled: Compiled, variant: Variant) -> list[str]:
+    """What is wrong with it: too much put aside, too much shared memory."""
+    found = []
+    if compiled.spilled_bytes > variant.spilled_bytes:
+        found.append(f"{compiled.spilled_bytes} bytes a thread are put aside, {variant.spilled_bytes} are allowed")
+    if compiled.shared_bytes > SHARED_BYTES[compiled.chip]:
+        found.append(f"{compiled.shared_bytes} bytes of shared memory, the chip has {SHARED_BYTES[compiled.chip]}")
+    return found
+
+
+def _target(chip: int):
+    from triton.backends.compiler import GPUTarget
+
+    return GPUTarget("cuda", chip, 32)
+
+
+def _assembled(ptx: str, chip: int) -> tuple[int, int]:
+    """Registers a thread, and bytes that it stores for want of them, as NVIDIA's assembler says."""
+    import triton.backends.nvidia
+
+    assembler = Path(triton.backends.nvidia.__file__).parent / "bin" / "ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "kernel.ptx")
+        file.write_text(ptx)
+        arch = f"-arch=sm_{chip}{'a' if chip >= 90 else ''}"
+        command = [str(assembler), "-v", arch, str(file), "-o", str(file.with_suffix(".cubin"))]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return int(re.search(r"Used (\d+) registers", said)[1]), int(re.search(r"(\d+) bytes spill stores", said)[1])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns 1 where a kernel puts aside or shares more than it may."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m helpers.kernels.ahead", description="Compile kernels ahead of time."
+    )
+    parser.add_argument("names", nargs="*", help="files of helpers/kernels, without .py (default: all)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    given = parser.parse_args(argv)
+    chosen = {name: v for name, v in every().items() if not given.names or name.split()[0] in given.names}
+    results = [compile_for(name, variant, chip) for name, variant in chosen.items() for chip in variant.chips]
+    wrong = [f"{r.name} sm_{r.chip}: {text}" for r in results for text in complaints(r, chosen[r.name])]
+    print(json.dumps([asdict(r) for r in results]) if given.json else "\n".join([_HEAD, *map(_row, results), *wrong]))
+    return bool(wrong or not results)
+
+
+_HEAD = f"{'kernel':34} {'chip':6} {'warps':>5} {'registers':>9} {'put aside':>9} {'shared':>9} {'wgmma':>5} {'mma':>5}"
+
+
+def _row(r: Compiled) -> str:
+    numbers = f"{r.warps:5} {r.registers:9} {r.spilled_bytes:7} B {r.shared_bytes:7} B {r.wgmma:5} {r.mma:5}"
+    return f"{r.name:34} sm_{r.chip:<3} {numbers}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

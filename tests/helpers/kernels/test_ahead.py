@@ -1,0 +1,53 @@
+"""Every kernel compiles for the A100 and for the H100 and H200, without either, and fits on them."""
+
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+from kernel_tests import needs_triton
+
+import helpers.kernels
+from helpers.kernels import ahead
+from helpers.kernels.launch import INTERPRETED, Variant
+
+NOT_KERNELS = {"launch", "ahead"}
+FILES = sorted({module.name for module in pkgutil.iter_modules(helpers.kernels.__path__)} - NOT_KERNELS)
+pytestmark = needs_triton
+
+
+def compiled(folder, *arguments: str) -> subprocess.CompletedProcess:
+    """In a process of its own, since this one interprets; with a cache of its own, so that nothing is remembered."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", "-m", "helpers.kernels.ahead", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_it_compiles_and_puts_nothing_aside_that_it_does_not_own_up_to(file, tmp_path):
+    said = compiled(tmp_path, file, "--json")
+    assert said.returncode == 0, said.stdout + said.stderr
+    results = json.loads(said.stdout)
+    assert {r["chip"] for r in results} >= {90}
+    assert all(0 < r["registers"] <= ahead.REGISTERS_A_THREAD for r in results)
+
+
+def test_a_file_without_kernels_is_an_error(tmp_path):
+    assert compiled(tmp_path, "nothing").returncode == 1
+
+
+def test_what_does_not_fit_is_said():
+    variant = Variant(print, "")
+    small = ahead.Compiled("k", 80, 4, 32, 0, 1024, 0, 0)
+    large = ahead.Compiled("k", 80, 4, 255, 8, 200 * 1024, 0, 0)
+    assert not ahead.complaints(small, variant)
+    assert [text.split()[0] for text in ahead.complaints(large, variant)] == ["8", str(200 * 1024)]
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="only the interpreter cannot compile")
+def test_interpreted_kernels_are_not_compiled_by_mistake():
+    with pytest.raises(ValueError, match="unset TRITON_INTERPRET"):
+        ahead.compile_for("k", Variant(print, ""), 90)
