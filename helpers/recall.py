@@ -12,7 +12,7 @@ from helpers.data.languages import Fact, ask
 from helpers.generate import generate
 from helpers.layers.cache import Cache, KeyValues
 from helpers.layers.delta import DeltaState
-from helpers.shapes import Bool, Int, Tensor
+from helpers.layers.rows import padded
 
 BEFORE = "\n"  # a line end stands before nearly every question that the model has read
 
@@ -37,17 +37,6 @@ def recalled(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact], batc
         for place, said in zip(places, _say(model, tokenizer, [facts[place] for place in places]), strict=True):
             right[place] = said.startswith(f"={facts[place].answer}\n")
     return right
-
-
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Rows of token ids made equally long with zeros on the left, and the mask that is True for the real ones."""
-    longest = max(map(len, rows))
-    token_ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        token_ids[number, longest - len(row) :] = torch.tensor(row)
-        mask[number, longest - len(row) :] = True
-    return token_ids, mask
 
 
 def _say(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact]) -> list[str]:

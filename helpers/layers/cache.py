@@ -3,6 +3,9 @@
 ``Slots`` is one tensor that grows with the text, with position p in slot p; layers combine slots into what their
 paper promises: keys and values, a latent, the keys of an indexer. A ``Cache`` holds one entry a block. No gradient
 flows through a cache: it serves generation.
+
+What was read can be taken back, which a guess needs that turns out wrong: ``mark`` before it, ``keep`` after. Slots are
+cut; what a block sums up instead (a state, a window) it goes back to and sums up anew.
 """
 
 import torch
@@ -67,6 +70,12 @@ class Slots:
             self._room = more
         self.length = max(self.length, length)
 
+    def cut(self, length: int) -> None:
+        """Give up the slots from ``length`` on. Nobody sees what stands there: a mask by position bars it until it is
+        overwritten, as it does behind the end of a shorter row."""
+        if self.reserved is None:
+            self.length = min(self.length, length)
+
     def bytes(self) -> int:
         """Bytes of the slots in use; the room kept for growth is not counted."""
         return 0 if self._room is None else self.held.numel() * self._room.element_size()
@@ -89,6 +98,14 @@ class KeyValues:
         self.keys.reserve(capacity)
         self.values.reserve(capacity)
 
+    def mark(self) -> None:
+        """Nothing: what is read later stands behind what is held."""
+
+    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
+        """Cut behind ``length`` positions; ``kept`` of them came after the mark."""
+        self.keys.cut(length)
+        self.values.cut(length)
+
     def bytes(self) -> int:
         """Keys and values: 2 x B x S x G x K x the size of a number where V = K."""
         return self.keys.bytes() + self.values.bytes()
@@ -98,8 +115,9 @@ class Cache:
     """One entry a block, and how many tokens of each row have been read. Built in lesson 05."""
 
     def __init__(self, blocks: list):
-        self.blocks = blocks  # whatever each keeps; it has bytes()
+        self.blocks = blocks  # whatever each keeps; it has bytes(), mark() and keep()
         self.lengths: Tensor | None = None  # B, tokens read of each row
+        self.marked: Tensor | None = None  # B, those read at the mark; None where nothing can be taken back
 
     @property
     def length(self) -> int:
@@ -110,7 +128,34 @@ class Cache:
         """The rows of the next call: they go on where each row of the cache ends."""
         if self.lengths is not None and len(self.lengths) != len(token_ids):
             raise ValueError(f"the cache holds a batch of {len(self.lengths)}; {len(token_ids)} rows were given")
+        if self.marked is not None and mask is not None:
+            raise ValueError("between mark and keep all rows read equally many tokens; a mask was given")
         return arrange(token_ids, mask, self.lengths)
+
+    def mark(self) -> None:
+        """From here on blocks note what they need for ``keep``. Built in lesson 18.
+
+        Raises ValueError for an empty cache: there is nothing to go back to.
+        """
+        if self.lengths is None:
+            raise ValueError("the cache is empty: a mark needs at least one token that was read")
+        self.marked = self.lengths
+        for block in self.blocks:
+            block.mark()
+
+    def keep(self, kept: Int[Tensor, "B"]) -> None:
+        """Of the tokens read since ``mark`` keep each row's first ``kept``; the others were never read.
+
+        Raises ValueError where nothing was marked or a row has not read so many. Built in lesson 18.
+        """
+        if self.marked is None:
+            raise ValueError("nothing can be taken back: call mark before what may have to be")
+        if (wrong := (kept < 0) | (kept > self.lengths - self.marked)).any():
+            read = (self.lengths - self.marked)[wrong].tolist()
+            raise ValueError(f"{kept[wrong].tolist()} tokens cannot be kept: {read} were read since the mark")
+        self.lengths, self.marked = self.marked + kept, None
+        for block in self.blocks:
+            block.keep(kept, self.length)
 
     def reserve(self, capacity: int) -> None:
         """Room for ``capacity`` positions in every block, before anything is read.

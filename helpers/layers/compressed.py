@@ -63,9 +63,22 @@ class Compressed:
     def __init__(self, window: Recent, entries: Entries | None, index: Entries | None):
         self.window, self.entries, self.index = window, entries, index
 
+    def mark(self) -> None:
+        """From here on the window and the tails keep what falls out of them."""
+        for part in self._parts():
+            part.mark()
+
+    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
+        """Window, tails and entries as they were after each row's first ``kept`` tokens since the mark."""
+        for part in self._parts():
+            part.keep(kept, length)
+
     def bytes(self) -> int:
         """The sum of its parts: the window and the tails are constant, entries grow."""
-        return sum(part.bytes() for part in (self.window, self.entries, self.index) if part is not None)
+        return sum(part.bytes() for part in self._parts())
+
+    def _parts(self) -> list[Recent | Entries]:
+        return [part for part in (self.window, self.entries, self.index) if part is not None]
 
 
 @dataclass(frozen=True)

@@ -45,15 +45,30 @@ class Recent:
     def __init__(self, count: int):
         self.count = count
         self.held: Tensor | None = None  # B count X
+        self._since: Tensor | None = None  # B count_and_T X, from the mark on: what was held, and all that came
 
     def join(self, new: Float[Tensor, "B T X"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B past_and_T X"]:
         """What was held, then what is new; and hold the last of that, at each row's own end."""
         if self.held is None:
             self.held = new.new_zeros(len(new), self.count, new.shape[2])
         joined = torch.cat([self.held, new], dim=1)
-        place = lengths[:, None] + torch.arange(self.count, device=new.device)
-        self.held = joined.detach().gather(1, place[..., None].expand(-1, -1, new.shape[2]))
+        self.held = self._last(joined.detach(), lengths)
+        if self._since is not None:
+            self._since = torch.cat([self._since, new.detach()], dim=1)
         return joined
+
+    def _last(self, joined: Float[Tensor, "B past_and_T X"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B past X"]:
+        """The last of each row that has ``lengths`` new ones."""
+        place = lengths[:, None] + torch.arange(self.count, device=joined.device)
+        return joined.gather(1, place[..., None].expand(-1, -1, joined.shape[2]))
+
+    def mark(self) -> None:
+        """From here on keep what falls out of the window too."""
+        self._since = self.held
+
+    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
+        """The window as it was after each row's first ``kept`` vectors since the mark."""
+        self.held, self._since = self._last(self._since, kept), None
 
     def bytes(self) -> int:
         """B x count x X x the size of a number, however long the text."""
@@ -63,14 +78,23 @@ class Recent:
 class Entries:
     """What one compressor remembers: its entries, and the tokens that a coming one still needs. Built in lesson 09."""
 
-    def __init__(self, tail: int):
-        self.tail, self.slots = Recent(tail), Slots()
+    def __init__(self, tail: int, ratio: int):
+        self.tail, self.slots, self.ratio = Recent(tail), Slots(), ratio
 
     def write(self, new: Float[Tensor, "B N K"], places: Int[Tensor, "B N"]) -> Float[Tensor, "B S K"]:
         """Add entries, perhaps none; return all of them."""
         if new.shape[1]:
             return self.slots.write(new, places)
         return self.slots.held if self.slots.length else new
+
+    def mark(self) -> None:
+        """From here on the tail keeps what falls out of it; entries stand behind one another."""
+        self.tail.mark()
+
+    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
+        """The tail as it was, and the entries whose tokens are all among the first ``length``."""
+        self.tail.keep(kept, length)
+        self.slots.cut(length // self.ratio)
 
     def bytes(self) -> int:
         """B x (N entries x K + the tail x its width) x the size of a number."""
@@ -132,7 +156,7 @@ class Compressor(nn.Module):
 
     def new_cache(self) -> Entries:
         """An empty memory of this compressor."""
-        return Entries(self._tail)
+        return Entries(self._tail, self.ratio)
 
 
 class EntryIndexer(nn.Module):

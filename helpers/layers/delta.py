@@ -12,6 +12,7 @@ Yang et al., "Parallelizing Linear Transformers with the Delta Rule", 2024 (arXi
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -171,16 +172,55 @@ def unit_length(x: Float[Tensor, "... K"], epsilon: float = 1e-6) -> Float[Tenso
     return x * torch.rsqrt(x.pow(2).sum(dim=-1, keepdim=True) + epsilon)
 
 
+class Written(NamedTuple):
+    """What the tokens of one pass bring to a memory, whatever it holds before them."""
+
+    key: Float[Tensor, "B T H K"]
+    value: Float[Tensor, "B T H V"]
+    log_decay: Float[Tensor, "B T H"]
+    beta: Float[Tensor, "B T H"]
+    inputs: Float[Tensor, "B T channels"]  # of the short convolution
+
+
 class DeltaState:
-    """What one Gated DeltaNet layer remembers, as much for a long text as for a short one. Built in lesson 08."""
+    """What one Gated DeltaNet layer remembers, as much for a long text as for a short one. Built in lesson 08.
+
+    A sum has no place to cut it. To go back, the memory at the mark is kept, and what each token since has written: a
+    key, a value and two numbers a head, where the memory after each would be K x V. The first of them write again.
+    """
 
     def __init__(self):
         self.memory: Tensor | None = None  # B H K V, float32 at least
         self.inputs: Tensor | None = None  # B past channels: the last inputs of the short convolution
+        self._before: tuple[Tensor, Tensor] | None = None  # memory and inputs at the mark
+        self._since: list[Written] = []
+        self._rule: Callable = chunked_delta_rule
 
-    def write(self, memory: Float[Tensor, "B H K V"], inputs: Float[Tensor, "B past channels"]) -> None:
-        """Replace what was held. No gradient flows through it."""
-        self.memory, self.inputs = memory.detach(), inputs.detach()
+    def write(
+        self,
+        memory: Float[Tensor, "B H K V"],
+        inputs: Float[Tensor, "B past channels"],
+        written: Written | None = None,
+        rule: Callable = chunked_delta_rule,
+    ) -> None:
+        """Replace what was held; ``written`` made the difference, by ``rule``. No gradient flows through it."""
+        self.memory, self.inputs, self._rule = memory.detach(), inputs.detach(), rule
+        if self._before is not None:
+            self._since.append(Written(*(part.detach() for part in written)))
+
+    def mark(self) -> None:
+        """From here on note what tokens write."""
+        self._before, self._since = (self.memory, self.inputs), []
+
+    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
+        """The memory at the mark, and each row's first ``kept`` tokens written into it again."""
+        (self.memory, self.inputs), since = self._before, self._since
+        self._before, self._since = None, []
+        if since:
+            key, value, log_decay, beta, inputs = (torch.cat(parts, dim=1) for parts in zip(*since, strict=True))
+            stays = (torch.arange(key.shape[1], device=kept.device) < kept[:, None])[..., None]
+            _, self.memory = self._rule(key, key, value, log_decay * stays, beta * stays, self.memory)
+            self.inputs = _last(self.inputs, inputs, kept)
 
     def reserve(self, capacity: int) -> None:
         """Nothing: it has one shape whatever ``capacity`` is."""
@@ -231,7 +271,8 @@ class GatedDeltaNet(nn.Module):
         log_decay, beta = self._strengths(x, rows.real)
         read, memory = self.rules[x.shape[1] > 1](query, key, value, log_decay, beta, memory)
         if cache is not None:
-            cache.write(memory, _last(before, mixed, rows.lengths))
+            written = Written(key, value, log_decay, beta, mixed)
+            cache.write(memory, _last(before, mixed, rows.lengths), written, self.rules[1])
         return self.output(gated_norm(read.to(x.dtype), gate, self.norm, self.epsilon).flatten(2))
 
     def _start(self, mixed: Tensor, cache: DeltaState | None) -> tuple[Tensor, Tensor]:

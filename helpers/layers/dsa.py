@@ -195,6 +195,14 @@ class SparseLatents:
         self.latents.reserve(capacity)
         self.index_keys.reserve(capacity)
 
+    def mark(self) -> None:
+        """Nothing: what is read later stands behind what is held."""
+
+    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
+        """Cut behind ``length`` positions; ``kept`` of them came after the mark."""
+        self.latents.keep(kept, length)
+        self.index_keys.cut(length)
+
     def bytes(self) -> int:
         """B x S x (C + R) numbers, and B x S x K more for the indexer's keys."""
         return self.latents.bytes() + self.index_keys.bytes()

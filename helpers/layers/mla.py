@@ -110,6 +110,14 @@ class Latents:
         self.latent.reserve(capacity)
         self.key_turned.reserve(capacity)
 
+    def mark(self) -> None:
+        """Nothing: what is read later stands behind what is held."""
+
+    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
+        """Cut behind ``length`` positions; ``kept`` of them came after the mark."""
+        self.latent.cut(length)
+        self.key_turned.cut(length)
+
     def bytes(self) -> int:
         """B x S x (C + R) x the size of a number; DeepSeek-V3 in bfloat16: 1152 bytes a token and layer."""
         return self.latent.bytes() + self.key_turned.bytes()

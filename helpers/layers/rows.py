@@ -6,6 +6,7 @@ behind, a cache keeps position p in slot p and overwrites it later, and a recurr
 ``restore`` brings results back to where the caller's tokens stood. Left padding, right padding and holes are all one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,3 +75,14 @@ def _check(token_ids: Tensor, mask: Tensor) -> None:
     if not mask.any(dim=1).all():
         empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
         raise ValueError(f"row {', '.join(map(str, empty))} of mask has no real token; every row needs one")
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Rows of token ids made equally long with zeros on the left, and the mask that is True for the real ones."""
+    longest = max(map(len, rows))
+    token_ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        token_ids[number, longest - len(row) :] = torch.tensor(row)
+        mask[number, longest - len(row) :] = True
+    return token_ids, mask

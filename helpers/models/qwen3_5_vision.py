@@ -71,6 +71,15 @@ class NextPlace:
 
     def __init__(self):
         self.next: Tensor | None = None  # B
+        self._marked: Tensor | None = None
+
+    def mark(self) -> None:
+        """Remember where each row goes on now."""
+        self._marked = self.next
+
+    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
+        """``kept`` tokens of text behind the mark."""
+        self.next = self._marked + kept
 
     def bytes(self) -> int:
         """One whole number a row."""
