@@ -21,11 +21,14 @@ from torch import Tensor
 from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.folder import weight_files
 from helpers.checkpoints.header import Entry
-from helpers.checkpoints.packed import Block, check_grid, check_int4, unpack_fp4, unpack_fp8, unpack_int4
 from helpers.checkpoints.safetensors import read_header, read_tensor
+from helpers.quant.blocks import Block, check_blocks
+from helpers.quant.floats import unpack_fp8
+from helpers.quant.fp4 import MX_GROUP, unpack_fp4
+from helpers.quant.integers import unpack_int4
+from helpers.quant.packing import check_words
 
 SCALES = ("F32", "F16", "BF16", "F8_E8M0")  # types that a scale may have
-FP4_GROUP = 32
 
 
 class Stored(NamedTuple):
@@ -119,7 +122,7 @@ def _fp8(entries: Mapping[str, Entry], block: Block) -> dict[str, Stored]:
             shape, share, unpack = entry.shape, block, partial(unpack_fp8, block=block)
         elif entry.dtype in ("I8", "F4") and entry.shape:
             columns = entry.shape[-1] * (2 if entry.dtype == "I8" else 1)
-            shape, share, unpack = (*entry.shape[:-1], columns), (1, FP4_GROUP), unpack_fp4
+            shape, share, unpack = (*entry.shape[:-1], columns), (1, MX_GROUP), unpack_fp4
         else:
             continue  # not packed: its neighbour is no scale, or it is unexpected
         _check(name, shape, entries[scale], share)
@@ -149,7 +152,7 @@ def _int4(entries: Mapping[str, Entry], group: int, read: Callable[[str], Tensor
         _check(name, shape, entries[parts[1]], (1, group))
         if entries[packed].dtype != "I32":
             raise ValueError(f"{packed!r} is {entries[packed].dtype}; eight INT4 numbers lie in an I32")
-        _named(name, check_int4, shape, entries[packed].shape)
+        _named(name, check_words, shape, entries[packed].shape)
         found[name] = Stored(shape, "", parts, partial(_unpack_int4, group=group))
     return found
 
@@ -185,7 +188,7 @@ def _int4_group(method: dict) -> int:
 def _check(name: str, shape: tuple[int, ...], scale: Entry, block: Block) -> None:
     if scale.dtype not in (*SCALES, "U8"):
         raise ValueError(f"{scale.name!r} is {scale.dtype}; a scale is {', '.join(SCALES)}, or U8 as E8M0")
-    _named(name, check_grid, shape, scale.shape, block)
+    _named(name, check_blocks, shape, scale.shape, block)
 
 
 def _named(name: str, check: Callable[..., None], *values: object) -> None:

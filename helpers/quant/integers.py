@@ -1,0 +1,121 @@
+"""Whole numbers times a scale: INT8 and INT4, symmetric or with a zero point, and the grid that every rounder uses.
+
+symmetric    scale = largest / high                value = scale x code            INT8 absmax, Kimi's INT4
+affine       scale = (most - least) / high         value = scale x (code - zero)   GPTQ, AWQ
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int8, Integer
+
+from helpers.quant.blocks import Block, check_blocks, largest, not_zero, spread
+from helpers.quant.packing import check_words, pack_words, unpack_words
+from helpers.shapes import Float, Int, Tensor
+
+INT8_LARGEST, INT4_LARGEST = 127, 7  # -128 and -8 stay unused, so that zero lies in the middle
+
+
+class Grid(NamedTuple):
+    """The values that the numbers of a matrix may take: scale x (code - zero), a scale and a zero for each group."""
+
+    scale: Float[Tensor, "O groups"]
+    zero: Float[Tensor, "O groups"]  # whole numbers; 0 everywhere where the grid is symmetric
+    low: int  # the least code
+    high: int
+
+
+def grid_of(
+    weight: Float[Tensor, "O I"],
+    bits: int,
+    group: int | None = None,
+    symmetric: bool = True,
+    scale_dtype: torch.dtype = torch.float32,
+) -> Grid:
+    """The grid on which the largest number of each ``group`` of a row just finds room; no group is the whole row.
+
+    Symmetric codes go from -(2^(bits-1) - 1) to as much above, affine ones from 0 to 2^bits - 1; zero is always one of
+    the values. ValueError for bits other than 2 to 8, or a width that the groups do not divide. Built in lesson 13.
+    """
+    if not 2 <= bits <= 8:
+        raise ValueError(f"{bits} bits a code; a grid has 2 to 8")
+    groups = grouped(weight.float(), group or weight.shape[1])
+    if symmetric:
+        high = 2 ** (bits - 1) - 1
+        scale = not_zero((groups.abs().amax(dim=-1) / high).to(scale_dtype))
+        return Grid(scale, torch.zeros_like(scale), -high, high)
+    high = 2**bits - 1
+    least, most = groups.amin(dim=-1).clamp(max=0), groups.amax(dim=-1).clamp(min=0)
+    scale = not_zero(((most - least) / high).to(scale_dtype))
+    zero = (-least / scale.float()).round().clamp(0, high)
+    return Grid(scale, zero.to(scale.dtype), 0, high)
+
+
+def round_to(weight: Float[Tensor, "O I"], grid: Grid) -> Int[Tensor, "O I"]:
+    """The code (int32) of the value nearest to each number; halfway goes to the even one. Built in lesson 13."""
+    width = _width(weight, grid)
+    codes = (grouped(weight.float(), width) / grid.scale.float()[..., None]).round() + grid.zero.float()[..., None]
+    return codes.clamp(grid.low, grid.high).flatten(1).to(torch.int32)
+
+
+def from_codes(codes: Integer[Tensor, "O I"], grid: Grid) -> Float[Tensor, "O I"]:
+    """The values of codes, float32. Built in lesson 13."""
+    width = _width(codes, grid)
+    steps = grouped(codes.float(), width) - grid.zero.float()[..., None]
+    return (steps * grid.scale.float()[..., None]).flatten(1)
+
+
+def grouped(weight: Tensor, group: int) -> Tensor:
+    """A matrix as [O, groups, group]. ValueError when the groups do not divide its width."""
+    if weight.shape[1] % group:
+        raise ValueError(f"a row of {weight.shape[1]} cannot be cut into groups of {group}: the width must divide")
+    return weight.unflatten(1, (-1, group))
+
+
+def _width(matrix: Tensor, grid: Grid) -> int:
+    """How many numbers of a row share a scale of the grid."""
+    rows, groups = grid.scale.shape
+    if len(matrix) != rows or matrix.shape[1] % groups:
+        raise ValueError(f"a grid of {rows} rows and {groups} groups does not fit a matrix of {list(matrix.shape)}")
+    return matrix.shape[1] // groups
+
+
+def vectorwise(rows: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[Tensor, "O"]]:
+    """INT8 with one scale a row: codes -127 to 127, and float32 scales. Of weights, or of the tokens of a layer.
+
+    Each number is multiplied by 127 / largest, as bitsandbytes does it: divided by the scale instead, one number in
+    millions falls on the other side of a half. Source: Dettmers et al., "LLM.int8()", 2022, section 3.
+    Built in lesson 13.
+    """
+    most = not_zero(rows.float().abs().amax(dim=1))
+    codes = (rows.float() * (INT8_LARGEST / most)[:, None]).round().clamp(-INT8_LARGEST, INT8_LARGEST)
+    return codes.to(torch.int8), most / INT8_LARGEST
+
+
+def pack_int4(
+    weight: Float[Tensor, "rows columns"], group: int = 32, scale_dtype: torch.dtype = torch.bfloat16
+) -> tuple[Int[Tensor, "rows words"], Float[Tensor, "rows groups"], Int[Tensor, "2"]]:
+    """INT4 as "compressed-tensors" files hold it: int32s, scales, and the shape; the largest of a group becomes 7."""
+    block: Block = (1, group)
+    scale = not_zero((largest(weight, block) / INT4_LARGEST).to(scale_dtype))
+    numbers = (weight.float() / spread(scale, weight.shape, block)).round().clamp(-INT4_LARGEST, INT4_LARGEST)
+    words = pack_words(numbers.int() + 8, filler=8)
+    return words, scale, torch.tensor(weight.shape, dtype=torch.int32)
+
+
+def unpack_int4(
+    packed: Int[Tensor, "rows words"],
+    scale: Float[Tensor, "rows groups"],
+    shape: tuple[int, int],
+    dtype: torch.dtype = torch.float32,
+    group: int = 32,
+) -> Float[Tensor, "rows columns"]:
+    """Eight numbers in each int32, the first in the lowest bits, each stored as itself plus 8.
+
+    ``shape`` is the matrix's (``weight_shape`` in the files): the last int32 of a row may be filled up. ValueError when
+    the three do not fit each other. Source: vllm-project/compressed-tensors, "pack-quantized". Built in lesson 13.
+    """
+    check_blocks(shape, scale.shape, (1, group))
+    check_words(shape, packed.shape)
+    numbers = unpack_words(packed, shape[1]) - 8
+    return (numbers.float() * spread(scale, numbers.shape, (1, group))).to(dtype)
