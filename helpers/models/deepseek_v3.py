@@ -128,6 +128,16 @@ class DeepSeekV3(nn.Module):
 
         ``cache`` is one of ``new_draft_cache``, apart from the model's own. ValueError for a model without a drafter.
         """
+        return self.logits(self.ahead(hidden, next_token_ids, cache, mask))
+
+    def ahead(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        next_token_ids: Int[Tensor, "B T"],
+        cache: Cache | None = None,
+        mask: Bool[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """What the drafter makes of ``hidden`` and the next token: what ``logits`` takes, or ``ahead`` once more."""
         if not self.drafters:
             raise ValueError("this model has no drafter (num_nextn_predict_layers is 0)")
         rows = arrange(next_token_ids, mask, None) if cache is None else cache.begin(next_token_ids, mask)
@@ -138,7 +148,7 @@ class DeepSeekV3(nn.Module):
         drafted = drafter(hidden, self.embedding(rows.token_ids), rows.positions, rotary, entry)
         if cache is not None:
             cache.end(rows)
-        return self.logits(rows.restore(drafted))
+        return rows.restore(drafted)
 
     def rotary(self, positions: Int[Tensor, "B T"], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The cosines and sines of the positions, made anew: a buffer is one more thing to load."""

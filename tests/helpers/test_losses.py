@@ -29,11 +29,16 @@ def rows_of(ids: torch.Tensor) -> Rows:
     return Rows(ids, answer & real, real)
 
 
-def test_the_draft_is_held_to_the_token_after_the_next():
+@pytest.fixture
+def drafting() -> DeepSeekV3:
     torch.manual_seed(0)
     model = DeepSeekV3(Config(31, 16, 2, 1, 2, 8, 8, 4, 4, 4, 24, 4, 2, 8, 1, num_drafters=1))
     initialise(model, 0, std=0.3)
-    rows = rows_of(torch.randint(31, (2, 9), generator=torch.Generator().manual_seed(1)))
+    return model
+
+
+def test_the_draft_is_held_to_the_token_after_the_next(drafting):
+    model, rows = drafting, rows_of(torch.randint(31, (2, 9), generator=torch.Generator().manual_seed(1)))
     hidden = model.read(rows.token_ids[:, :-1])
     drafted = model.draft(hidden[:, :-1], rows.token_ids[:, 1:-1])  # of places 0 ... 6: each has read t and t + 1
     nats = functional.cross_entropy(drafted.flatten(0, 1), rows.token_ids[:, 2:].flatten(), reduction="none").view(2, 7)
@@ -43,6 +48,23 @@ def test_the_draft_is_held_to_the_token_after_the_next():
     assert loss.item() == pytest.approx(second.item(), rel=1e-5)
     loss.backward()
     assert all(weight.grad is not None for name, weight in model.named_parameters() if "drafter" in name)
+
+
+def test_deeper_drafts_are_told_one_token_more_each_and_their_losses_are_averaged(drafting):
+    rows = rows_of(torch.randint(31, (2, 9), generator=torch.Generator().manual_seed(1)))
+    hidden, losses = drafting.read(rows.token_ids), []
+    for d in (1, 2, 3):
+        hidden = drafting.ahead(hidden[:, : 8 - d], rows.token_ids[:, d:8])
+        losses.append(answers_of(drafting.logits(hidden), Rows(*(part[:, d:] for part in rows))).item())
+        assert drafts(drafting, rows, d).item() == pytest.approx(sum(losses) / d, rel=1e-5)
+    assert len({round(loss, 3) for loss in losses}) == 3
+
+
+def test_a_drafter_that_is_told_one_token_too_early_has_another_loss(drafting):
+    rows = rows_of(torch.randint(31, (2, 9), generator=torch.Generator().manual_seed(1)))
+    early = drafting.draft(drafting.read(rows.token_ids[:, :-2]), rows.token_ids[:, :-2])
+    wrong = answers_of(early, Rows(*(part[:, 1:] for part in rows)))
+    assert abs(drafts(drafting, rows).item() - wrong.item()) > 0.01
 
 
 def test_an_uneven_load_costs_and_its_gradient_reaches_the_router():
