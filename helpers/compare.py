@@ -36,6 +36,15 @@ def relative_rms(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> float:
     return error / size
 
 
+def sqnr(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> float:
+    """Signal to (quantisation) noise of ``a`` against the reference ``b``, in dB: 20 dB is an error of a tenth.
+
+    Infinite where they are equal. Built in lesson 13.
+    """
+    error = relative_rms(a, b)
+    return -20 * math.log10(error) if error > 0 else math.inf
+
+
 def tolerance(dtype: torch.dtype, reduction_length: int) -> float:
     """The relative RMS that rounding explains when sums of `reduction_length` terms are taken in `dtype`.
 
@@ -76,6 +85,23 @@ def top1_agreement(logits_a: Float[Tensor, "... n"], logits_b: Float[Tensor, "..
     """The share of positions, 0 to 1, at which both put the same token first."""
     a, b = _pair(logits_a, logits_b)
     return (a.argmax(-1) == b.argmax(-1)).double().mean().item()
+
+
+def chance_of(counts: Shaped[Tensor, "outcomes"], chances: Float[Tensor, "outcomes"]) -> float:
+    """How often draws from ``chances`` stray from them as far as ``counts`` do, or farther: Pearson's chi-square test.
+
+    Draws that follow the chances give any value from 0 to 1, all equally often; a bias gives 0 once the counts are
+    large enough to see it. Raises ValueError where an outcome is expected less than five times: the test is not made
+    for so few. Built in lesson 18.
+    """
+    counts, expected = _pair(counts, chances * counts.sum())
+    possible = expected > 0
+    if counts[~possible].any():
+        return 0.0
+    if (fewest := expected[possible].min()) < 5:
+        raise ValueError(f"an outcome is expected {fewest:.1f} times; 5 or more are needed: draw more often")
+    strayed = ((counts - expected).square() / expected)[possible].sum()
+    return torch.special.gammaincc((possible.sum() - 1) / 2, strayed / 2).item()
 
 
 def causality_probe(

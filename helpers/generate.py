@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from helpers.shapes import Bool, Float, Int, Tensor
 
@@ -29,7 +30,7 @@ def generate(
     that sees takes with the prompt.
     ``model(token_ids, cache)`` gives logits and ``model.new_cache()`` an empty cache. Built in lesson 03.
     """
-    _check(token_ids, max_new_tokens, temperature)
+    check_request(token_ids, max_new_tokens, temperature)
     generator = None if seed is None else torch.Generator(token_ids.device).manual_seed(seed)
     cache = model.new_cache()
     ended = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
@@ -58,11 +59,23 @@ def choose(
     """One token a row: the most likely one at temperature 0, else a draw from softmax(logits / temperature)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    chances = (logits.float() / temperature).softmax(dim=-1)
+    return drawn(chances(logits, temperature), generator)
+
+
+def chances(logits: Float[Tensor, "*B vocab"], temperature: float) -> Float[Tensor, "*B vocab"]:
+    """What ``choose`` draws from; at temperature 0 the most likely token is certain."""
+    if temperature == 0:
+        return functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
+    return (logits.float() / temperature).softmax(dim=-1)
+
+
+def drawn(chances: Float[Tensor, "B vocab"], generator: torch.Generator | None = None) -> Int[Tensor, "B"]:
+    """One token a row."""
     return torch.multinomial(chances, 1, generator=generator)[:, 0]
 
 
-def _check(token_ids: Tensor, max_new_tokens: int, temperature: float) -> None:
+def check_request(token_ids: Tensor, max_new_tokens: int, temperature: float) -> None:
+    """ValueError for what nothing can continue: no token, fewer than 0 new ones, a temperature below 0."""
     if token_ids.dim() != 2 or token_ids.numel() == 0:
         raise ValueError(f"token_ids has the shape {tuple(token_ids.shape)}; (batch, at least one token) is needed")
     if max_new_tokens < 0:

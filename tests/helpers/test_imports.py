@@ -37,7 +37,7 @@ STEPS = (
     ("models", "vision", "video"),  # models
     # what models are trained for, and to choose
     ("losses", "dsa_training", "csa_training", "budgets", "indexed_qwen3"),
-    ("checkpoints", "generate", "compiled", "recall", "train", "optim", "zoo"),  # using them
+    ("checkpoints", "generate", "compiled", "recall", "train", "optim", "zoo", "drafts", "speculative"),  # using them
 )
 STEP = {name: number for number, names in enumerate(STEPS) for name in names}
 
@@ -48,6 +48,9 @@ WITHIN_A_STEP = {
     ("plots", "ledger"): "figures of claims know the verdicts that there are",
     ("plots", "calibration"): "figures of probabilities draw bins and scores",
     ("recall", "generate"): "what a model remembers is what it writes",
+    ("drafts", "generate"): "a draft draws from chances as generate does",
+    ("speculative", "generate"): "the same tokens in fewer passes",
+    ("speculative", "drafts"): "it takes guesses",
     ("csa_training", "losses"): "the same over entries",
     ("csa_training", "dsa_training"): "an indexer imitates the same way, whatever it chooses among",
     ("dsa_training", "losses"): "sparse training is the language loss, and an indexer's beside it",
