@@ -49,7 +49,7 @@ def round_to_kind(x: Float[Tensor, "..."], kind: Kind) -> Float[Tensor, "..."]:
     Built in lesson 13.
     """
     exponent = x.float().frexp().exponent - 1  # |x| is 1.something times two to this
-    step = torch.ldexp(torch.ones(()), exponent.clamp(min=kind.lowest_exponent) - kind.fraction_bits)
+    step = (exponent.clamp(min=kind.lowest_exponent) - kind.fraction_bits).float().exp2()
     return ((x.float() / step).round() * step).clamp(-kind.largest, kind.largest)
 
 

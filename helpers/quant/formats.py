@@ -14,7 +14,7 @@ import torch
 from helpers.quant.blocks import check_blocks
 from helpers.quant.floats import BF16, E2M1, E4M3, E5M2, pack_fp8, unpack_fp8, values
 from helpers.quant.fp4 import MX_GROUP, NV_GROUP, pack_fp4, pack_nvfp4, unpack_fp4, unpack_nvfp4
-from helpers.quant.integers import Grid, from_codes, grid_of, round_to, vectorwise
+from helpers.quant.integers import Grid, from_codes, grid_of, int4_codes, round_to, vectorwise
 from helpers.quant.normal_float import BLOCK, FP4, NF4, pack_scales, pack_table, unpack_scales, unpack_table
 from helpers.quant.packing import pack_pairs, unpack_pairs
 from helpers.shapes import Float, Tensor
@@ -132,9 +132,9 @@ def _from_affine8(parts: Tensors, shape: Shape) -> Tensor:
     return from_codes(parts["codes"], Grid(parts["scale"], parts["zero"].float(), 0, 255))
 
 
-def _int4(weight: Tensor, group: int = 32) -> tuple[Tensor, Tensor]:
-    grid = grid_of(weight, 4, group, scale_dtype=torch.bfloat16)
-    return pack_pairs(round_to(weight, grid) + 8), grid.scale
+def _int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    codes, scale = int4_codes(weight)
+    return pack_pairs(codes + 8), scale
 
 
 def _from_int4(parts: Tensors, shape: Shape) -> Tensor:

@@ -56,9 +56,9 @@ def pack_nvfp4(
     The outer scale makes the largest of the inner ones 448, the most that E4M3 holds. Source: NVIDIA, "Pretraining
     Large Language Models with NVFP4", 2025, appendix. Built in lesson 13.
     """
-    most = largest(weight, (1, group)) / E2M1[-1]
-    outer = not_zero(most.amax() / E4M3.largest)
-    inner = (most / outer).clamp(SMALLEST_SCALE, E4M3.largest).to(torch.float8_e4m3fn)
+    most = largest(weight, (1, group))
+    outer = not_zero(most.amax() / (E4M3.largest * E2M1[-1]))
+    inner = (most / E2M1[-1] / outer).clamp(SMALLEST_SCALE, E4M3.largest).to(torch.float8_e4m3fn)
     numbers = weight.float() * spread((1 / outer) / inner.float(), weight.shape, (1, group))
     return pack_pairs(e2m1_codes(numbers)), inner, outer
 

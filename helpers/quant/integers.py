@@ -92,15 +92,22 @@ def vectorwise(rows: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[T
     return codes.to(torch.int8), most / INT8_LARGEST
 
 
+def int4_codes(
+    weight: Float[Tensor, "rows columns"], group: int = 32, scale_dtype: torch.dtype = torch.bfloat16
+) -> tuple[Int[Tensor, "rows columns"], Float[Tensor, "rows groups"]]:
+    """Codes -7 to 7 (int32) and scales, such that the largest of each group becomes 7; the last group may be ragged."""
+    block: Block = (1, group)
+    scale = not_zero((largest(weight, block) / INT4_LARGEST).to(scale_dtype))
+    numbers = (weight.float() / spread(scale, weight.shape, block)).round()
+    return numbers.clamp(-INT4_LARGEST, INT4_LARGEST).int(), scale
+
+
 def pack_int4(
     weight: Float[Tensor, "rows columns"], group: int = 32, scale_dtype: torch.dtype = torch.bfloat16
 ) -> tuple[Int[Tensor, "rows words"], Float[Tensor, "rows groups"], Int[Tensor, "2"]]:
-    """INT4 as "compressed-tensors" files hold it: int32s, scales, and the shape; the largest of a group becomes 7."""
-    block: Block = (1, group)
-    scale = not_zero((largest(weight, block) / INT4_LARGEST).to(scale_dtype))
-    numbers = (weight.float() / spread(scale, weight.shape, block)).round().clamp(-INT4_LARGEST, INT4_LARGEST)
-    words = pack_words(numbers.int() + 8, filler=8)
-    return words, scale, torch.tensor(weight.shape, dtype=torch.int32)
+    """INT4 as "compressed-tensors" files hold it: int32s of eight codes plus 8, scales, and the shape."""
+    codes, scale = int4_codes(weight, group, scale_dtype)
+    return pack_words(codes + 8, filler=8), scale, torch.tensor(weight.shape, dtype=torch.int32)
 
 
 def unpack_int4(
