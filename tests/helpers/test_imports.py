@@ -37,13 +37,25 @@ STEPS = (
     ("models", "vision", "video"),  # models
     # what models are trained for, and to choose
     ("losses", "dsa_training", "csa_training", "budgets", "indexed_qwen3"),
-    ("checkpoints", "generate", "compiled", "recall", "train", "optim", "zoo", "drafts", "speculative"),  # using them
+    (
+        "checkpoints",
+        "generate",
+        "compiled",
+        "recall",
+        "train",
+        "optim",
+        "zoo",
+        "drafts",
+        "speculative",
+        "acceptance",
+    ),  # using them
 )
 STEP = {name: number for number, names in enumerate(STEPS) for name in names}
 
 WITHIN_A_STEP = {
     ("widgets", "plots"): "a widget shows a figure, with its text alternative",
     ("moe", "layers"): "the expert that every token goes to is a dense feed-forward layer",
+    ("quant", "layers"): "a norm shrinks what AWQ stretches behind it",
     ("models", "vision"): "a model that reads images has a tower",
     ("plots", "ledger"): "figures of claims know the verdicts that there are",
     ("plots", "calibration"): "figures of probabilities draw bins and scores",
@@ -51,6 +63,7 @@ WITHIN_A_STEP = {
     ("drafts", "generate"): "a draft draws from chances as generate does",
     ("speculative", "generate"): "the same tokens in fewer passes",
     ("speculative", "drafts"): "it takes guesses",
+    ("acceptance", "drafts"): "guesses are counted where they are made",
     ("csa_training", "losses"): "the same over entries",
     ("csa_training", "dsa_training"): "an indexer imitates the same way, whatever it chooses among",
     ("dsa_training", "losses"): "sparse training is the language loss, and an indexer's beside it",
@@ -63,7 +76,17 @@ WITHIN_A_STEP = {
     ("checkpoints", "zoo"): "the checkpoint called zoo is the one that ships with the course",
     ("zoo", "checkpoints"): "a trained model is written as every other checkpoint is",
 }
-KERNELS = ("rms_norm",)  # one kernel a file; all launch the same way
+KERNELS = (
+    "rms_norm",
+    "softmax",
+    "matmul",
+    "flash",
+    "split",
+    "mla_decode",
+    "sparse_attention",
+    "index_scores",
+    "top_k",
+)  # one kernel a file; all launch the same way
 SIBLINGS = {  # folders of one mechanism a file: who may use whom
     "data": {("python", "corpus"), ("languages", "corpus"), ("parallel", "languages"), ("digits", "tasks")},
     "layers": {
@@ -112,7 +135,13 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("normal_float", "blocks"),
         ("normal_float", "integers"),
         ("normal_float", "packing"),
+        ("outliers", "integers"),
+        *(("cache", name) for name in ("integers", "packing")),
+        ("qat", "integers"),
         *(("formats", name) for name in ("blocks", "floats", "fp4", "integers", "normal_float", "packing")),
+        *((method, name) for method in ("gptq", "awq") for name in ("inputs", "integers")),
+        ("smooth", "integers"),
+        *(("calibrate", name) for name in ("awq", "gptq", "inputs", "integers")),
     },
     "models": {
         *((family, "published") for family in ("qwen3", "qwen3_5", "deepseek_v3_config", "deepseek_v32", "glm5")),
@@ -127,7 +156,13 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("kimi_k25", "deepseek_v3"),
         ("qwen3_5_vision", "qwen3_5"),
     },
-    "kernels": {("ahead", "launch"), *((file, "launch") for file in KERNELS)},
+    "kernels": {
+        ("ahead", "launch"),
+        *((file, "launch") for file in KERNELS),
+        *((file, "softmax") for file in ("flash", "mla_decode", "sparse_attention")),  # fold a tile into a mixture
+        *((file, "split") for file in ("mla_decode", "sparse_attention")),
+        ("sparse_attention", "mla_decode"),
+    },
 }
 CARRIED = {  # imported though pyproject.toml does not name it
     "packaging": "compares versions where it is there; bootstrap does without it",
