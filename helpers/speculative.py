@@ -163,24 +163,3 @@ def _joined(
     rows = [row[: row.index(eos) + 1] if eos in row else row for row in rows]
     longest = max(map(len, rows))
     return torch.cat([token_ids, token_ids.new_tensor([row + [eos] * (longest - len(row)) for row in rows])], dim=1)
-
-
-def tokens_a_pass(acceptance: float, k: int) -> float:
-    """Tokens that a pass yields on average when each of ``k`` guesses comes true with the same chance, by itself.
-
-    1 + a + a^2 + ... + a^k: the guesses up to the first refusal, and the model's own token. Source: Leviathan et al.,
-    2023, equation 1. Raises ValueError for an acceptance that is no chance or a negative k. Built in lesson 18.
-    """
-    if not 0 <= acceptance <= 1 or k < 0:
-        raise ValueError(f"acceptance is {acceptance} and k is {k}; a chance and 0 guesses or more are allowed")
-    return sum(acceptance**n for n in range(k + 1))
-
-
-def speed_up(acceptance: float, k: int, draft_cost: float, read_cost: float = 0.0) -> float:
-    """How many times as fast as plain decoding, by count: tokens a pass over what a pass and its draft cost.
-
-    Costs are in passes over one token: ``draft_cost`` of guessing one token, ``read_cost`` of each token more in a
-    pass. Read cost 0 is a large model at batch 1, which waits for its weights; 1 a machine that is busy already, by its
-    size or by a batch. Source: Leviathan et al., 2023, theorem 3.8, where the read cost is 0. Built in lesson 18.
-    """
-    return tokens_a_pass(acceptance, k) / (1 + k * (draft_cost + read_cost))

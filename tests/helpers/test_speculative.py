@@ -13,7 +13,7 @@ from helpers.compare import chance_of
 from helpers.drafts import MTP, Guess, NGram, SmallModel
 from helpers.generate import generate
 from helpers.models.qwen3 import Config, Qwen3
-from helpers.speculative import accept, certain, residual, speculate, speed_up, tokens_a_pass
+from helpers.speculative import accept, certain, residual, speculate
 from helpers.train import initialise
 
 P = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4], [0.25, 0.05, 0.4, 0.3]])  # the target's, three places
@@ -171,11 +171,11 @@ def test_it_stops_at_eos_and_fills_the_rows_that_ended_before():
         assert torch.equal(got.token_ids, generate(model, prompt, 12, eos=eos))
 
 
-def test_a_perfect_draft_saves_as_many_passes_as_the_formula_says():
+def test_a_perfect_draft_of_four_makes_a_pass_worth_five_tokens():
     model, prompt = little(0), torch.tensor([[5, 6, 7]])
     got = speculate(model, prompt, SmallModel(little(0), 4), 21)  # the prompt's pass writes one, each round five
     assert (got.passes, got.drafted, got.accepted) == (5, 16, 16)
-    assert 20 / (got.passes - 1) == tokens_a_pass(1.0, 4)
+    assert 20 / (got.passes - 1) == 5
 
 
 def test_the_model_reads_each_guess_once_and_nothing_twice():
@@ -243,26 +243,3 @@ def test_the_trained_drafter_changes_no_token_and_saves_passes(k):
     assert torch.equal(got.token_ids, generate(model, ids, 24, mask=mask))
     assert got.passes < 24
     assert got.accepted > 0.2 * got.drafted
-
-
-# Counting
-
-
-def test_tokens_a_pass_are_one_and_the_guesses_that_come_true():
-    assert tokens_a_pass(0.5, 3) == 1 + 0.5 + 0.25 + 0.125
-    assert tokens_a_pass(0.0, 5) == 1
-    assert tokens_a_pass(1.0, 5) == 6
-    assert tokens_a_pass(0.9, 0) == 1
-
-
-def test_a_draft_that_costs_as_much_as_it_saves_is_no_speed_up():
-    assert speed_up(1.0, 4, draft_cost=0.0) == 5
-    assert speed_up(1.0, 4, draft_cost=1.0) == 1
-    assert speed_up(0.5, 1, draft_cost=0.1, read_cost=0.5) < 1
-    assert speed_up(0.0, 2, draft_cost=0.0, read_cost=1.0) == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize(("acceptance", "k"), [(-0.1, 2), (1.1, 2), (0.5, -1)])
-def test_what_is_no_chance_is_refused(acceptance, k):
-    with pytest.raises(ValueError, match="a chance and 0 guesses or more"):
-        tokens_a_pass(acceptance, k)
