@@ -15,6 +15,7 @@ import pkgutil
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -74,16 +75,17 @@ def source(variant: Variant):
     return ASTSource(variant.kernel, signature, variant.constants, {(n,): [["tt.divisibility", 16]] for n in places})
 
 
-def every() -> dict[str, Variant]:
-    """The variants of all kernels: ``rms_norm float16`` and so on."""
-    modules = [
-        importlib.import_module(f"helpers.kernels.{m.name}") for m in pkgutil.iter_modules(helpers.kernels.__path__)
-    ]
-    return {
-        f"{module.__name__.rpartition('.')[2]} {name}": variant
-        for module in modules
-        for name, variant in getattr(module, "VARIANTS", {}).items()
-    }
+def variants(files: Sequence[str] = ()) -> dict[str, Variant]:
+    """The variants of the kernels in these files, of all where none is named: ``rms_norm bfloat16`` and so on.
+
+    Raises ValueError for a file that is not there.
+    """
+    there = [module.name for module in pkgutil.iter_modules(helpers.kernels.__path__)]
+    if unknown := set(files) - set(there):
+        raise ValueError(f"helpers/kernels has no {', '.join(sorted(unknown))}; it has {', '.join(there)}")
+    modules = {file: importlib.import_module(f"helpers.kernels.{file}") for file in files or there}
+    named = {file: getattr(module, "VARIANTS", {}) for file, module in modules.items()}
+    return {f"{file} {name}": variant for file, some in named.items() for name, variant in some.items()}
 
 
 def complaints(compiled: Compiled, variant: Variant) -> list[str]:
@@ -124,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="files of helpers/kernels, without .py (default: all)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     given = parser.parse_args(argv)
-    chosen = {name: v for name, v in every().items() if not given.names or name.split()[0] in given.names}
+    chosen = variants(given.names)
     results = [compile_for(name, variant, chip) for name, variant in chosen.items() for chip in variant.chips]
     wrong = [f"{r.name} sm_{r.chip}: {text}" for r in results for text in complaints(r, chosen[r.name])]
     print(json.dumps([asdict(r) for r in results]) if given.json else "\n".join([_HEAD, *map(_row, results), *wrong]))

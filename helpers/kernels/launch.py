@@ -55,9 +55,12 @@ class Variant:
     spilled_bytes: int = 0
 
 
-def launches(x: Tensor) -> bool:
-    """Whether a kernel can run on ``x``: it lies on a GPU that Triton compiles for, or the interpreter is on."""
-    return triton is not None and (INTERPRETED or x.device.type == "cuda")
+def launches(*tensors: Tensor) -> bool:
+    """Whether a kernel can run on these: on a GPU that Triton compiles for, or with the interpreter on; and no gradient
+    is wanted, which a kernel would drop without a word."""
+    if triton is None or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+        return False
+    return INTERPRETED or tensors[0].device.type == "cuda"
 
 
 def launch(function: Callable, grid: tuple[int, ...], *arguments, warps: int = 4, stages: int = 3, **constants) -> None:

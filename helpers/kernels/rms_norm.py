@@ -24,7 +24,7 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: flo
     Raises ValueError for rows that are not whole, another dtype, no rows, and rows wider than 65536.
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4. Built in lesson 16.
     """
-    if not launches(x):
+    if not launches(x.detach()):  # it has a gradient of its own
         return norm.rms_norm(x, weight, epsilon)
     _refuse(x, weight)
     return _Norm.apply(x, weight, epsilon)
@@ -37,7 +37,7 @@ def add_rms_norm(
 
     Raises ValueError as ``rms_norm`` does, and where the two differ in shape. Built in lesson 16.
     """
-    if not launches(x):
+    if not launches(x, residual, weight):
         added = x + residual
         return norm.rms_norm(added, weight, epsilon), added
     _refuse(x, weight)

@@ -35,8 +35,9 @@ def test_it_compiles_and_puts_nothing_aside_that_it_does_not_own_up_to(file, tmp
     assert all(0 < r["registers"] <= ahead.REGISTERS_A_THREAD for r in results)
 
 
-def test_a_file_without_kernels_is_an_error(tmp_path):
-    assert compiled(tmp_path, "nothing").returncode == 1
+def test_a_file_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match="has no nothing; it has ahead"):
+        ahead.variants(["nothing"])
 
 
 def test_what_does_not_fit_is_said():
