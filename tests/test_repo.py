@@ -30,6 +30,7 @@ LARGEST_TREE_BYTES, LARGEST_FILE_BYTES = 20_000_000, 10_000_000
 
 # Dependencies that no file imports: where their use can be seen, and by what words.
 USED_BY_NAME = {
+    "accelerate": ("helpers/quant/audit.py", "load_in_4bit=True"),  # transformers asks for it there
     "numpy": ("helpers/train.py", ".numpy()"),  # torch hands its tensors to it
     "jupyterlab": ("course/lab.py", '"jupyterlab"'),
     "ipykernel": ("course/build.py", '"kernelspec"'),

@@ -175,7 +175,7 @@ for name in list(header)[:4]:
 # its first byte to its last.
 
 # %%
-from helpers.checkpoints.plan import part
+from helpers.parts import part
 
 places = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
 runs = [(part(name), row["data_offsets"][1] - row["data_offsets"][0]) for name, row in places]

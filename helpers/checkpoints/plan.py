@@ -18,6 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 
 from helpers.checkpoints.cache_size import layer_bytes, layer_kinds
+from helpers.parts import part
 
 CONFIGS = Path(__file__).parents[1] / "facts" / "configs"
 
@@ -31,23 +32,6 @@ BITS = {
     "nf4 g64": 4 + 32 / 64,  # one float32 maximum a group of 64 (bitsandbytes without double quantisation)
     "fp4 1x32": 4 + 8 / 32,  # e2m1, one power of two (ue8m0) a group of 32: MXFP4, and DeepSeek-V4's experts
 }
-
-# The first part whose mark is in a parameter's name owns it.
-PARTS = (
-    ("vision", ("visual.", "vision_tower.", "mm_projector.", "multi_modal_projector.")),
-    ("embedding", ("embed_tokens.",)),
-    ("head", ("lm_head.",)),
-    ("attention", (".self_attn.", ".linear_attn.")),
-    ("routed experts", (".mlp.experts.",)),
-    ("shared expert", (".mlp.shared_expert",)),
-    ("router", (".mlp.gate.",)),
-    ("dense FFN", (".mlp.",)),
-)
-
-
-def part(name: str) -> str:
-    """The part of the model that a parameter belongs to; norms and residual mixes are "other"."""
-    return next((title for title, marks in PARTS if any(mark in name for mark in marks)), "other")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ cut; what a block sums up instead (a state, a window) it goes back to and sums u
 """
 
 import torch
+from jaxtyping import Shaped
 
 from helpers.layers.rows import Rows, arrange
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -23,7 +24,7 @@ class Slots:
         self.reserved: int | None = None  # slots taken at once and all handed out, whatever is in them
 
     @property
-    def held(self) -> Float[Tensor, "B S *rest"]:
+    def held(self) -> Shaped[Tensor, "B S *rest"]:
         """The slots in use; shorter rows of the batch have meaningless ones at their end."""
         return self._room.narrow(1, 0, self.length)
 
@@ -35,7 +36,7 @@ class Slots:
         """
         self.reserved = capacity
 
-    def write(self, new: Float[Tensor, "B T *rest"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B S *rest"]:
+    def write(self, new: Shaped[Tensor, "B T *rest"], positions: Int[Tensor, "B T"]) -> Shaped[Tensor, "B S *rest"]:
         """Put ``new`` at its positions (each row's are consecutive); return the slots in use.
 
         Raises ValueError where the batch or the shape of a vector is not the one already held.

@@ -1,9 +1,10 @@
-"""Codes of four bits laid into bytes and words.
+"""Codes of few bits laid into bytes and words.
 
 two in a byte, the first in the lower half    MXFP4, NVFP4, DeepSeek-V4
 two in a byte, the first in the upper half    bitsandbytes
 eight in an int32, the first lowest           "compressed-tensors", Kimi K2.5: on a machine that writes the
                                               lowest byte first, the same bytes as the first way
+a stream of any number of bits                the course's own
 """
 
 import math
@@ -48,6 +49,25 @@ def unpack_words(packed: Int[Tensor, "rows words"], columns: int) -> Int[Tensor,
     """The codes again, as int32."""
     places = torch.tensor(PLACES, dtype=torch.int32, device=packed.device)
     return (packed[:, :, None] >> places & 15).flatten(1)[:, :columns]
+
+
+def pack_bits(codes: Int[Tensor, "*rest columns"], bits: int) -> UInt8[Tensor, "*rest bytes"]:
+    """Codes of ``bits`` bits each, 1 to 8, as one stream a row, lowest bit first; the last byte is filled with zeros.
+
+    For widths that no published file has, such as three bits. ValueError for a code that is wider. Built in lesson 15.
+    """
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < 2**bits:
+        raise ValueError(f"{bits} bits hold 0 to {2**bits - 1}, and the codes go to {int(codes.max())}")
+    stream = (codes[..., None].int() >> torch.arange(bits, device=codes.device) & 1).flatten(-2)
+    eights = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % 8)).unflatten(-1, (-1, 8))
+    return (eights << torch.arange(8, device=codes.device)).sum(-1).to(torch.uint8)
+
+
+def unpack_bits(packed: UInt8[Tensor, "*rest bytes"], bits: int, columns: int) -> UInt8[Tensor, "*rest columns"]:
+    """The codes again."""
+    stream = (packed[..., None] >> torch.arange(8, device=packed.device) & 1).flatten(-2)[..., : columns * bits]
+    places = torch.arange(bits, device=packed.device)
+    return (stream.unflatten(-1, (columns, bits)).int() << places).sum(-1).to(torch.uint8)
 
 
 def check_words(shape: tuple[int, int], packed: tuple[int, ...]) -> None:

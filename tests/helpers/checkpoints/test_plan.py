@@ -8,8 +8,9 @@ import torch
 import transformers
 
 from helpers.checkpoints.cache_size import layer_kinds
-from helpers.checkpoints.plan import BITS, CONFIGS, part, plan, published, published_names, skeleton
+from helpers.checkpoints.plan import BITS, CONFIGS, plan, published, published_names, skeleton
 from helpers.facts import table
+from helpers.parts import part
 
 ROWS = {row["config"]: row for row in table("models") if "config" in row}
 

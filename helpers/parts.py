@@ -1,0 +1,23 @@
+"""The parts of a published model by the names of its weights: attention, experts, router, head and the rest.
+
+Names are those of checkpoints and of transformers; what holds our own layers is told by ``helpers.quant.parts``.
+"""
+
+OTHER = "other"  # norms, residual mixes, rotary frequencies
+
+# The first part whose mark is in a weight's name owns it.
+PARTS = (
+    ("vision", ("visual.", "vision_tower.", "mm_projector.", "multi_modal_projector.")),
+    ("embedding", ("embed_tokens.",)),
+    ("head", ("lm_head.",)),
+    ("attention", (".self_attn.", ".linear_attn.")),
+    ("routed experts", (".mlp.experts.",)),
+    ("shared expert", (".mlp.shared_expert",)),
+    ("router", (".mlp.gate.",)),
+    ("dense FFN", (".mlp.",)),
+)
+
+
+def part(name: str) -> str:
+    """The part of the model that a weight belongs to. Built in lesson 03."""
+    return next((title for title, marks in PARTS if any(mark in name for mark in marks)), OTHER)
