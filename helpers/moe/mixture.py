@@ -23,6 +23,10 @@ class Choice:
     scale: float = 1.0
     normalised: bool = True
 
+    def among(self, logits: Float[Tensor, "*rest E"], bias: Float[Tensor, "E"]) -> Routing:
+        """The experts of each token and their weights."""
+        return sigmoid_top_k(logits, bias, self.k, self.num_groups, self.kept_groups, self.scale, self.normalised)
+
 
 class Router(nn.Module):
     """The weight of the router, and the bias that balances the load, which no gradient trains. Built in lesson 10."""
@@ -36,9 +40,9 @@ class Router(nn.Module):
         nn.init.uniform_(self.weight, -(width**-0.5), width**-0.5)
 
     def forward(self, x: Float[Tensor, "*rest D"]) -> Routing:
-        how, dtype = self.choice, wide(x.dtype)
+        dtype = wide(x.dtype)
         logits = functional.linear(x.to(dtype), self.weight.to(dtype))  # in bfloat16 close scores would tie
-        return sigmoid_top_k(logits, self.bias, how.k, how.num_groups, how.kept_groups, how.scale, how.normalised)
+        return self.choice.among(logits, self.bias)
 
 
 class Mixture(nn.Module):

@@ -1,0 +1,76 @@
+"""Experts and routers whose weights are packed: what a quantiser that looks for ``nn.Linear`` leaves as it was."""
+
+import torch
+from torch import nn
+
+from helpers.layers.mlp import swiglu
+from helpers.moe.dispatch import sort_pairs
+from helpers.moe.experts import Experts
+from helpers.moe.mixture import Choice, Router
+from helpers.moe.router import Routing
+from helpers.precision import wide
+from helpers.quant.cpu import CPU
+from helpers.quant.linear import Packed
+from helpers.quant.ways import Ways
+from helpers.shapes import Float, Int, Tensor
+
+
+class QuantisedExperts(nn.Module):
+    """The packed weights of all experts of one layer, each matrix with scales of its own. Built in lesson 15."""
+
+    def __init__(self, gate: Packed, up: Packed, down: Packed, limit: float | None):
+        super().__init__()
+        self.gate, self.up, self.down, self.limit = gate, up, down, limit
+
+    @classmethod
+    def of(cls, experts: Experts, name: str, ways: Ways = CPU, wrap: bool = False) -> "QuantisedExperts":
+        """``experts`` in the format ``name``. ValueError as in ``encode``."""
+        stacks = (experts.gate, experts.up, experts.down)
+        return cls(*(Packed.of(stack, name, ways, wrap) for stack in stacks), experts.limit)
+
+    def forward(
+        self, x: Float[Tensor, "*rest D"], indices: Int[Tensor, "*rest A"], weights: Float[Tensor, "*rest A"]
+    ) -> Float[Tensor, "*rest D"]:
+        """The weighted sum of what the chosen experts make of each token: one token by views, several by slices."""
+        rows, chosen, weights = (part.flatten(0, -2) for part in (x, indices, weights))
+        way = self._one if len(rows) == 1 else self._several
+        return way(rows, chosen, weights).view(x.shape)
+
+    def _one(
+        self, x: Float[Tensor, "1 D"], chosen: Int[Tensor, "1 A"], weights: Float[Tensor, "1 A"]
+    ) -> Float[Tensor, "1 D"]:
+        made = [self._expert(e, x, weights[:, [place]]) for place, e in enumerate(chosen[0].tolist())]
+        return torch.cat(made).sum(dim=0, keepdim=True)
+
+    def _several(
+        self, x: Float[Tensor, "tokens D"], chosen: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"]
+    ) -> Float[Tensor, "tokens D"]:
+        order, counts = sort_pairs(chosen, self.gate.count)
+        rows, shares = x[order // chosen.shape[1]], weights.flatten()[order, None]  # pair p belongs to token p // A
+        blocks = zip(rows.split(counts.tolist()), shares.split(counts.tolist()), strict=True)
+        made = torch.cat([self._expert(e, *block) for e, block in enumerate(blocks) if len(block[0])])
+        back = torch.empty_like(made).index_copy(0, order, made)
+        return back.view(*chosen.shape, -1).sum(dim=1)  # over A
+
+    def _expert(self, e: int, x: Float[Tensor, "rows D"], share: Float[Tensor, "rows 1"]) -> Float[Tensor, "rows D"]:
+        hidden = swiglu(self.gate.multiply(x, e), self.up.multiply(x, e), self.limit)
+        return self.down.multiply((hidden * share).to(x.dtype), e)
+
+
+class QuantisedRouter(nn.Module):
+    """A router of the DeepSeek-V3 kind whose weight is packed. Built in lesson 15."""
+
+    def __init__(self, packed: Packed, bias: Float[Tensor, "E"], choice: Choice):
+        super().__init__()
+        self.packed, self.choice = packed, choice
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def of(cls, router: Router, name: str, ways: Ways = CPU, wrap: bool = False) -> "QuantisedRouter":
+        """``router`` in the format ``name``. Its scores stay float32 at least, and so do the numbers that it takes."""
+        weight = router.weight.to(wide(router.weight.dtype))
+        return cls(Packed.of(weight, name, ways, wrap), router.bias, router.choice)
+
+    def forward(self, x: Float[Tensor, "*rest D"]) -> Routing:
+        logits = self.packed.multiply(x.reshape(-1, x.shape[-1]).to(wide(x.dtype)))
+        return self.choice.among(logits.view(*x.shape[:-1], -1), self.bias)
