@@ -48,25 +48,33 @@ def compensate(
     """The greedy codes. The rows do not know of each other; a column of all of them is done at once.
 
     Within ``block`` columns each error is passed on at once; the columns behind it get the errors of the whole block in
-    one product. ValueError for shapes that do not fit, or a Hessian that damping does not make positive definite.
+    one product. ValueError for a Hessian that damping does not make positive definite.
     Source: GPTQ, algorithm 1. Built in lesson 14.
     """
     width = weight.shape[1]
-    order = hessian.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(width)
+    order = torch.arange(width, device=hessian.device)
+    if act_order:
+        order = hessian.diagonal().argsort(descending=True, stable=True)
     upper = inverse_factor(hessian[order][:, order], damping).to(weight.dtype)
-    scale, zero = (part.repeat_interleave(width // part.shape[1], dim=1)[:, order] for part in (grid.scale, grid.zero))
+    grids, places = _grid_of_each_column(grid, width), order.tolist()
     left, codes = weight[:, order].clone(), torch.empty_like(weight, dtype=torch.int32)
     for start in range(0, width, block):
         end = min(start + block, width)
         errors = torch.zeros_like(left[:, start:end])
         for j in range(start, end):
-            column, here = left[:, j : j + 1], Grid(scale[:, j : j + 1], zero[:, j : j + 1], grid.low, grid.high)
-            codes[:, order[j]] = round_to(column, here)[:, 0]
-            error = (column - from_codes(codes[:, order[j], None], here)) / upper[j, j]
+            column, own = left[:, j : j + 1], grids[places[j]]
+            code = round_to(column, own)
+            error = (column - from_codes(code, own)) / upper[j, j]
             left[:, j:end] -= error * upper[j, j:end]
-            errors[:, j - start] = error[:, 0]
+            codes[:, places[j]], errors[:, j - start] = code[:, 0], error[:, 0]
         left[:, end:] -= errors @ upper[start:end, end:]
     return codes
+
+
+def _grid_of_each_column(grid: Grid, width: int) -> list[Grid]:
+    scales, zeros = (part.repeat_interleave(width // part.shape[1], dim=1) for part in (grid.scale, grid.zero))
+    pairs = zip(scales.split(1, dim=1), zeros.split(1, dim=1), strict=True)
+    return [Grid(scale, zero, grid.low, grid.high) for scale, zero in pairs]
 
 
 def inverse_factor(hessian: Float[Tensor, "I I"], damping: float = DAMPING) -> Float[Tensor, "I I"]:
