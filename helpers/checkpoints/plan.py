@@ -82,7 +82,7 @@ class Plan:
         """How many layers keep which kind of cache: ``{"latent": 61}``, ``{"state": 18, "keys and values": 6}``."""
         return Counter(layer_kinds(self.config))
 
-    def cache_bytes(self, tokens: int, element_bytes: float = 2) -> int:
+    def cache_bytes(self, tokens: int, element_bytes: float = 2) -> float:
         """Bytes of the cache of one sequence of ``tokens``; formulas and sources in ``cache_size``."""
         if tokens < 0:
             raise ValueError(f"a context has 0 tokens or more, got {tokens}")
