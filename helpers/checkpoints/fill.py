@@ -98,7 +98,7 @@ def _put(model: nn.Module, place: Place, tensor: Tensor, dtype: torch.dtype, dev
         _replace(module, leaf, tensor.to(device=device, dtype=dtype))
         return
     if target.is_meta:
-        target = _replace(module, leaf, torch.empty(target.shape, dtype=dtype, device=device))
+        target = _replace(module, leaf, torch.empty_like(target, dtype=dtype, device=device))  # lying as it lay
     with torch.no_grad():
         if place.index is not None:
             target[place.index] = tensor

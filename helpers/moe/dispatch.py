@@ -76,11 +76,12 @@ def by_views(
         raise ValueError(f"views are for one token, and {len(x)} were given")
     chosen = indices[0].tolist()
     _refuse(max(chosen), len(stacks.gate))
-    gates = torch.cat([functional.linear(x, stacks.gate[e]) for e in chosen])  # A F
-    ups = torch.cat([functional.linear(x, stacks.up[e]) for e in chosen])
-    hidden = (swiglu(gates, ups, stacks.limit) * weights[0, :, None]).to(x.dtype)
-    made = torch.cat([functional.linear(row, stacks.down[e]) for e, row in zip(chosen, hidden.split(1), strict=True)])
-    return made.sum(dim=0, keepdim=True)
+    out = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, weights.dtype), device=x.device)
+    for e, weight in zip(chosen, weights[0], strict=True):
+        gate, up = functional.linear(x, stacks.gate[e]), functional.linear(x, stacks.up[e])
+        hidden = (swiglu(gate, up, stacks.limit) * weight).to(x.dtype)
+        out = out + functional.linear(hidden, stacks.down[e])
+    return out.to(x.dtype)
 
 
 def sort_pairs(indices: Int[Tensor, "tokens A"], num_experts: int) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "E"]]:

@@ -1,16 +1,20 @@
 """Three dispatches of one answer: equal forwards and backwards, at the edges, and equal to transformers' own."""
 
+import copy
+
 import pytest
 import torch
 from transformers import GlmMoeDsaConfig, Qwen3_5MoeTextConfig
 from transformers.models.glm_moe_dsa.modeling_glm_moe_dsa import GlmMoeDsaMoE
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeSparseMoeBlock
 
+from helpers import zoo
+from helpers.checkpoints import load
 from helpers.compare import assert_close, max_error, relative_rms, tolerance
 from helpers.models.qwen3_5 import GatedMixture
 from helpers.moe import dispatch
 from helpers.moe.dispatch import Stacks, by_loop, by_sorting, by_views, dispatched, in_one_kernel, in_slices
-from helpers.moe.experts import Experts
+from helpers.moe.experts import Experts, mixtures
 from helpers.moe.mixture import Choice, Mixture
 from helpers.moe.router import softmax_top_k
 
@@ -125,6 +129,18 @@ def test_a_hidden_state_of_several_rows_keeps_its_shape():
     indices, weights = routing(15)
     out = experts(x, indices.view(3, 5, 2), weights.view(3, 5, 2))
     assert_close(out, by_loop(x.flatten(0, 1), indices, weights, experts.stacks).view(3, 5, D), 1e-5, "rows")
+
+
+def test_down_lies_along_the_width_also_in_another_dtype_and_as_a_copy():
+    made = Experts(E, D, F)
+    assert made.down.shape == (E, D, F)
+    assert all(part.down.mT.is_contiguous() for part in (made, Experts(E, D, F).bfloat16(), copy.deepcopy(made)))
+
+
+def test_experts_read_one_by_one_from_a_file_lie_as_new_ones_do():
+    experts = [part for _, part in mixtures(load(zoo.folder("tiny-deepseek-v3")))]
+    assert experts
+    assert all(part.down.mT.is_contiguous() for part in experts)
 
 
 @pytest.mark.parametrize("way", [by_loop, by_sorting, by_views])
