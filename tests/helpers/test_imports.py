@@ -87,6 +87,11 @@ KERNELS = (
     "sparse_attention",
     "index_scores",
     "top_k",
+    "delta_rule",
+    "unpack",
+    "packed_linear",
+    "eight_bit",
+    "experts",
 )  # one kernel a file; all launch the same way
 SIBLINGS = {  # folders of one mechanism a file: who may use whom
     "data": {("python", "corpus"), ("languages", "corpus"), ("parallel", "languages"), ("digits", "tasks")},
@@ -170,6 +175,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         *((file, "softmax") for file in ("flash", "mla_decode", "sparse_attention")),  # fold a tile into a mixture
         *((file, "split") for file in ("mla_decode", "sparse_attention")),
         ("sparse_attention", "mla_decode"),
+        *((file, "unpack") for file in ("packed_linear", "experts")),  # weights of few bits, in registers
     },
 }
 CARRIED = {  # imported though pyproject.toml does not name it

@@ -1,0 +1,128 @@
+"""What a quantised model really stores: each of its weights, by the part of the model and by the format of its numbers.
+
+A library that loads "in four bits" replaces the layers that it knows, and says nothing of the others. Here every byte
+is counted where it lies: packed codes, their scales and tables, and whatever stayed as it was.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from helpers.parts import part
+from helpers.quant.linear import Packed
+from helpers.quant.parts import REST, part_of
+from helpers.shapes import Tensor
+
+# helpers.parts' titles -> the words of helpers.quant.parts, where they are others
+WORDS = {"routed experts": "experts", "shared expert": "shared", "dense FFN": "mlp", "other": REST}
+
+
+@dataclass(frozen=True)
+class Held:
+    """One weight of a model, or several summed, as it lies in memory."""
+
+    name: str
+    part: str  # a word of helpers.quant.parts
+    format: str  # "bfloat16", "nf4", ...
+    weights: int  # the numbers that it stands for
+    bytes: int  # of all tensors that it takes: codes, scales, tables
+
+    @property
+    def bits(self) -> float:
+        """Bits for each number that it stands for."""
+        return 8 * self.bytes / self.weights
+
+
+def audit(model: nn.Module) -> list[Held]:
+    """Every parameter and every buffer of ``model``, each once: of transformers, bitsandbytes or this course.
+
+    A tied matrix counts once; what is on the ``meta`` device counts as if it were here. ValueError for a model without
+    a tensor. Built in lesson 15.
+    """
+    packed = [(name, module) for name, module in model.named_modules() if isinstance(module, Packed)]
+    inside = {id(tensor) for _, module in packed for tensor in module.buffers()}
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    held = [_held(name, tensor) for name, tensor in tensors if tensor.numel() and id(tensor) not in inside]
+    for name, module in packed:
+        size = sum(tensor.nbytes for tensor in module.buffers())
+        held.append(Held(name, word(name), module.name, module.numbers(), size))
+    if not held:
+        raise ValueError(f"{type(model).__name__} holds no tensor: there is nothing to count")
+    return held
+
+
+def word(name: str) -> str:
+    """The part that a weight belongs to, by its name here or in transformers."""
+    if not any(mark in f".{name}" for mark in (".model.", ".lm_head.", ".layers.", ".visual.")):
+        return part_of(name)
+    return WORDS.get(part(name), part(name))
+
+
+def summed(held: Sequence[Held]) -> list[Held]:
+    """One row for each part and format, most bytes first."""
+    rows: dict[tuple[str, str], Held] = {}
+    for one in held:
+        kind = one.part, one.format
+        so_far = rows.get(kind, replace(one, name=one.part, weights=0, bytes=0))
+        rows[kind] = replace(so_far, weights=so_far.weights + one.weights, bytes=so_far.bytes + one.bytes)
+    return sorted(rows.values(), key=lambda row: -row.bytes)
+
+
+def share_in(held: Sequence[Held], *formats: str) -> float:
+    """The share of all weights, 0 to 1, that are stored in one of these formats. Built in lesson 15."""
+    return sum(one.weights for one in held if one.format in formats) / sum(one.weights for one in held)
+
+
+def bytes_of(held: Sequence[Held]) -> int:
+    """Bytes of all of them."""
+    return sum(one.bytes for one in held)
+
+
+def load_in_4bit(folder: str | os.PathLike, kind: str = "nf4", double: bool = False) -> nn.Module:
+    """The model of a folder as ``from_pretrained(..., BitsAndBytesConfig(load_in_4bit=True))`` loads it, on the CPU.
+
+    What is not quantised is bfloat16. Nothing is downloaded, and what the libraries print on the way is kept quiet: the
+    missing ``kernels`` package, a progress bar, layers for further tokens that transformers does not build.
+    transformers asks for the package accelerate before it does this. Built in lesson 15.
+    """
+    with _quiet():
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        sees = config.get_text_config() is not config
+        way = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=double)
+        settings = dict(quantization_config=way, dtype=torch.bfloat16, device_map="cpu", local_files_only=True)
+        return (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(folder, **settings)
+
+
+def _held(name: str, tensor: Tensor) -> Held:
+    """A plain tensor, or one of bitsandbytes with all that belongs to it."""
+    state = getattr(tensor, "quant_state", None)
+    if state is None:
+        return Held(name, word(name), str(tensor.dtype).removeprefix("torch."), tensor.numel(), tensor.nbytes)
+    beside = sum(value.nbytes for value in state.as_dict().values() if torch.is_tensor(value))
+    return Held(name, word(name), state.quant_type, state.shape.numel(), tensor.nbytes + beside)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block nothing below an error is printed or warned of."""
+    from transformers.utils import logging as their_logging
+
+    bar = their_logging.is_progress_bar_enabled()
+    their_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        if bar:
+            their_logging.enable_progress_bar()
