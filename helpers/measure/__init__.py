@@ -2,7 +2,8 @@
 
 Read in this order: `work` (FLOP and bytes of a matrix product), `timing` (seconds, paired and interleaved),
 `roofline` (the two ceilings of a machine), `memory` (peak bytes), `flops` (FLOP of a whole training step, counted),
-`energy` (joules, where the machine counts them), `records` (results that outlive the session).
+`traffic` (bytes that operations ask for, counted), `chips` (floors on chips that are not here), `energy` (joules,
+where the machine counts them), `records` (results that outlive the session).
 """
 
 from helpers.measure.energy import Energy, measured_energy

@@ -171,6 +171,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
     },
     "kernels": {
         ("ahead", "launch"),
+        ("traffic", "launch"),
         *((file, "launch") for file in KERNELS),
         *((file, "softmax") for file in ("flash", "mla_decode", "sparse_attention")),  # fold a tile into a mixture
         *((file, "split") for file in ("mla_decode", "sparse_attention")),
