@@ -48,7 +48,7 @@ class Variant:
 
     kernel: Callable
     types: str
-    constants: dict[str, int | bool | None] = field(default_factory=dict)
+    constants: dict[str, int | float | str | None] = field(default_factory=dict)
     warps: int = 4
     stages: int = 3
     chips: tuple[int, ...] = (80, 90)
