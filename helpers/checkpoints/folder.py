@@ -34,7 +34,7 @@ PICKLE_ADVICE = (
 def read_config(folder: str | os.PathLike) -> dict:
     """The object in config.json, which must at least have a ``model_type``. CheckpointError otherwise."""
     folder = _checked_folder(folder)
-    config = _read_object(folder, CONFIG)
+    config = read_object(folder, CONFIG)
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(folder / CONFIG, "has no model_type (a text), which names the kind of model")
     return config
@@ -110,7 +110,7 @@ def _check_listed_where_held(listed: dict[str, str], held: dict[str, Mapping[str
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    listed = _read_object(folder, INDEX).get("weight_map")
+    listed = read_object(folder, INDEX).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise CheckpointError(folder / INDEX, "has no weight_map, an object that gives each tensor its file")
     for name, shard in listed.items():
@@ -144,7 +144,8 @@ def _inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _read_object(folder: Path, name: str) -> dict:
+def read_object(folder: Path, name: str) -> dict:
+    """The JSON object in one file of the folder. CheckpointError when it is missing, too large, or no such object."""
     path = _inside(folder, name)
     try:
         if path.stat().st_size > MAX_HEADER_BYTES:

@@ -24,7 +24,7 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
     ValueError for a model that is not of helpers/models, or has no weights, or several dtypes; CheckpointError when the
     folder cannot be written, and then it is as it was.
     """
-    family = _family_of(model)
+    family = family_of_model(model)
     published = family.to_hf(model.config) | {"dtype": _only_dtype(model)}
     weights = _published_weights(model, family)
     contents = {
@@ -33,12 +33,12 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
     }
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        _replace(Path(folder), contents)
+        replace_together(Path(folder), contents)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(folder, f"could not be written ({error}); what was there before is unchanged") from None
 
 
-def _replace(folder: Path, contents: dict[str, Callable[[Path], object]]) -> None:
+def replace_together(folder: Path, contents: dict[str, Callable[[Path], object]]) -> None:
     """Write every file aside, see it on the disk, and only then move all of them in."""
     parts = {name: folder / f"{name}.{os.getpid()}.part" for name in contents}
     try:
@@ -66,7 +66,8 @@ def _published_weights(model: nn.Module, family: Family) -> dict[str, Tensor]:
     return weights
 
 
-def _family_of(model: nn.Module) -> Family:
+def family_of_model(model: nn.Module) -> Family:
+    """The family that this model is one of. ValueError for a model that is not of helpers/models."""
     for family in FAMILIES.values():
         if type(model) is family.model:
             return family

@@ -6,11 +6,11 @@ from torch import nn
 from helpers.layers.mlp import swiglu
 from helpers.moe.dispatch import sort_pairs
 from helpers.moe.experts import Experts
-from helpers.moe.mixture import Choice, Router
+from helpers.moe.mixture import Router
 from helpers.moe.router import Routing
 from helpers.precision import wide
 from helpers.quant.cpu import CPU
-from helpers.quant.linear import Packed
+from helpers.quant.linear import Pack, packing
 from helpers.quant.ways import Ways
 from helpers.shapes import Float, Int, Tensor
 
@@ -18,15 +18,15 @@ from helpers.shapes import Float, Int, Tensor
 class QuantisedExperts(nn.Module):
     """The packed weights of all experts of one layer, each matrix with scales of its own. Built in lesson 15."""
 
-    def __init__(self, gate: Packed, up: Packed, down: Packed, limit: float | None):
+    def __init__(self, experts: Experts, pack: Pack):
         super().__init__()
-        self.gate, self.up, self.down, self.limit = gate, up, down, limit
+        self.gate, self.up = pack("gate", experts.gate), pack("up", experts.up)
+        self.down, self.limit = pack("down", experts.down), experts.limit
 
     @classmethod
     def of(cls, experts: Experts, name: str, ways: Ways = CPU, wrap: bool = False) -> "QuantisedExperts":
         """``experts`` in the format ``name``. ValueError as in ``encode``."""
-        stacks = (experts.gate, experts.up, experts.down)
-        return cls(*(Packed.of(stack, name, ways, wrap) for stack in stacks), experts.limit)
+        return cls(experts, packing(name, ways, wrap))
 
     def forward(
         self, x: Float[Tensor, "*rest D"], indices: Int[Tensor, "*rest A"], weights: Float[Tensor, "*rest A"]
@@ -58,18 +58,18 @@ class QuantisedExperts(nn.Module):
 
 
 class QuantisedRouter(nn.Module):
-    """A router of the DeepSeek-V3 kind whose weight is packed. Built in lesson 15."""
+    """A router of the DeepSeek-V3 kind whose weight is packed. Its scores stay float32 at least. Built in lesson 15."""
 
-    def __init__(self, packed: Packed, bias: Float[Tensor, "E"], choice: Choice):
+    def __init__(self, router: Router, pack: Pack):
         super().__init__()
-        self.packed, self.choice = packed, choice
-        self.register_buffer("bias", bias)
+        self.packed = pack("packed", router.weight.to(wide(router.weight.dtype)))
+        self.choice = router.choice
+        self.register_buffer("bias", router.bias)
 
     @classmethod
     def of(cls, router: Router, name: str, ways: Ways = CPU, wrap: bool = False) -> "QuantisedRouter":
-        """``router`` in the format ``name``. Its scores stay float32 at least, and so do the numbers that it takes."""
-        weight = router.weight.to(wide(router.weight.dtype))
-        return cls(Packed.of(weight, name, ways, wrap), router.bias, router.choice)
+        """``router`` in the format ``name``. ValueError as in ``encode``."""
+        return cls(router, packing(name, ways, wrap))
 
     def forward(self, x: Float[Tensor, "*rest D"]) -> Routing:
         logits = self.packed.multiply(x.reshape(-1, x.shape[-1]).to(wide(x.dtype)))

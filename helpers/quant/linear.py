@@ -1,5 +1,7 @@
 """Layers whose weights are packed: a matrix product, and the rows of an embedding."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -60,6 +62,11 @@ class Packed(nn.Module):
             return self.way.multiply(x, self.tensors(e))
         return functional.linear(as_read(x, self.name), self.decode(x.dtype, e))
 
+    def readable(self) -> "Packed":
+        """One matrix as its format stores it: for a look-up, which multiplies no tokens."""
+        encoded = self.encoded()
+        return Packed.from_encoded([encoded], encoded.format, self.shape, torch.float32, {}, stacked=False)
+
     def numbers(self) -> int:
         """Of the matrices, before they were packed."""
         return self.shape[0] * self.shape[1] * (self.count or 1)
@@ -75,24 +82,35 @@ class Packed(nn.Module):
         return f"{self.name}, {list(self.shape)}"
 
 
+Pack = Callable[[str, Tensor], Packed]  # the name of a weight in its packed layer, and the weight: quantised, or read
+
+
+def packing(name: str, ways: Ways = CPU, wrap: bool = False) -> Pack:
+    """Quantises each weight that it is given. ValueError as in ``encode``."""
+    return lambda _, weight: Packed.of(weight, name, ways, wrap)
+
+
+def like(weight: Tensor) -> Tensor:
+    """An empty tensor of the weight's dtype, which ``model.to(...)`` changes with the rest of the model."""
+    return torch.empty(0, dtype=weight.dtype, device="cpu" if weight.is_meta else weight.device)
+
+
 class QuantisedLinear(nn.Module):
     """``nn.Linear`` with a packed weight. ``weight`` decodes it, for layers that read it themselves.
 
     Built in lesson 15.
     """
 
-    def __init__(self, packed: Packed, bias: Tensor | None, like: Tensor):
+    def __init__(self, linear: nn.Linear, pack: Pack):
         super().__init__()
-        self.packed = packed
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        # An empty tensor of the model's dtype, which ``model.to(...)`` changes with the rest.
-        self.register_buffer("like", like.detach().new_empty(0), persistent=False)
+        self.packed = pack("packed", linear.weight)
+        self.bias = linear.bias
+        self.register_buffer("like", like(linear.weight), persistent=False)
 
     @classmethod
     def of(cls, linear: nn.Linear, name: str, ways: Ways = CPU, wrap: bool = False) -> "QuantisedLinear":
         """``linear`` in the format ``name``. ValueError as in ``encode``."""
-        bias = None if linear.bias is None else linear.bias.detach()
-        return cls(Packed.of(linear.weight, name, ways, wrap), bias, linear.weight)
+        return cls(linear, packing(name, ways, wrap))
 
     @property
     def weight(self) -> Float[Tensor, "O I"]:
@@ -110,15 +128,15 @@ class QuantisedEmbedding(nn.Module):
     Built in lesson 15.
     """
 
-    def __init__(self, packed: Packed, like: Tensor):
+    def __init__(self, embedding: nn.Embedding, pack: Pack):
         super().__init__()
-        self.packed = packed
-        self.register_buffer("like", like.detach().new_empty(0), persistent=False)
+        self.packed = pack("packed", embedding.weight).readable()
+        self.register_buffer("like", like(embedding.weight), persistent=False)
 
     @classmethod
     def of(cls, embedding: nn.Embedding, name: str, wrap: bool = False) -> "QuantisedEmbedding":
         """``embedding`` in the format ``name``, in the readable way."""
-        return cls(Packed.of(embedding.weight, stored_as(name), {}, wrap), embedding.weight)
+        return cls(embedding, packing(name, {}, wrap))
 
     @property
     def weight(self) -> Float[Tensor, "O I"]:

@@ -10,13 +10,20 @@ from helpers.moe.mixture import Router
 from helpers.quant.cpu import CPU
 from helpers.quant.experts import QuantisedExperts, QuantisedRouter
 from helpers.quant.formats import format_of
-from helpers.quant.linear import QuantisedEmbedding, QuantisedLinear
+from helpers.quant.linear import Pack, QuantisedEmbedding, QuantisedLinear, packing
 from helpers.quant.parts import Held, check_parts, held_by_part, layers_of, part_of, weights_of
 from helpers.quant.ways import Ways, stored_as
 from helpers.shapes import Tensor
 from helpers.units import format_bytes, format_count
 
 KEPT = ("router", "head", "embedding", "vision")  # small parts that suffer most, and one that a token reads a row of
+
+PACKED = {
+    nn.Linear: QuantisedLinear,
+    nn.Embedding: QuantisedEmbedding,
+    Experts: QuantisedExperts,
+    Router: QuantisedRouter,
+}
 
 
 @dataclass(frozen=True)
@@ -70,16 +77,13 @@ def quantise(model: nn.Module, name: str, keep: Collection[str] = KEPT, wrap: bo
     _check(chosen, name, keep, wrap)
     before = held_by_part(model)
     for at, layer in chosen.items():
-        put(model, at, packed(layer, name, ways, wrap))
+        put(model, at, packed(layer, packing(name, ways, wrap)))
     return Report(name, before, held_by_part(model))
 
 
-def packed(layer: nn.Module, name: str, ways: Ways = CPU, wrap: bool = False) -> nn.Module:
-    """The packed layer that takes the place of this one."""
-    if isinstance(layer, nn.Embedding):
-        return QuantisedEmbedding.of(layer, name, wrap)
-    kind = {nn.Linear: QuantisedLinear, Experts: QuantisedExperts, Router: QuantisedRouter}[type(layer)]
-    return kind.of(layer, name, ways, wrap)
+def packed(layer: nn.Module, pack: Pack) -> nn.Module:
+    """The packed layer that takes the place of this one; ``pack`` quantises its weights, or reads them."""
+    return PACKED[type(layer)](layer, pack)
 
 
 def put(model: nn.Module, at: str, layer: nn.Module) -> None:

@@ -30,6 +30,7 @@ class Way:
     multiply: Callable[[Tensor, Tensors], Tensor] | None = None  # [tokens, I] -> [tokens, O]
     most_tokens: float = math.inf  # beyond them decoding first is faster
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)  # of the tokens that multiply takes
+    device: str = "cpu"
 
     def has_kernel_for(self, x: Float[Tensor, "tokens I"]) -> bool:
         """Whether ``multiply`` takes these tokens, and pays. No kernel has a gradient."""
@@ -38,7 +39,7 @@ class Way:
             self.multiply is not None
             and len(x) <= self.most_tokens
             and x.dtype in self.dtypes
-            and x.device.type == "cpu"
+            and x.device.type == self.device
             and not wants_gradient
         )
 
@@ -59,9 +60,9 @@ def readable(name: str) -> Way:
 
 def way_of(name: str, encoded: Encoded, shape: Shape, dtype: torch.dtype, ways: Ways) -> Way:
     """The fast way where there is one for this matrix of ``shape`` and tokens of ``dtype``, else the readable one."""
-    fast = ways.get(name)
-    takes = fast and encoded.shape == shape and dtype in fast.dtypes and fast.fits(encoded)
-    return fast if takes else readable(name)
+    fast, device = ways.get(name), next(iter(encoded.parts.values())).device.type
+    known = fast and device == fast.device and dtype in fast.dtypes and encoded.shape == shape
+    return fast if known and fast.fits(encoded) else readable(name)
 
 
 def stored_as(name: str) -> str:

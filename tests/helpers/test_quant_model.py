@@ -72,10 +72,10 @@ def test_a_packed_model_of_every_family_is_the_one_of_the_decoded_weights(folder
 def test_a_packed_model_reads_with_a_cache_and_writes_what_it_would_without(folders, family):
     model = load(folders[family], torch.float64)
     quantise(model, "int4", keep=["router", "head"], wrap=True)
-    assert max_error(logits(model, family, TEXT, (1,) * (LENGTH + TAIL)), logits(model, family, TEXT)) <= SAME
+    assert max_error(logits(model, family, TEXT, (LENGTH, *(1,) * TAIL)), logits(model, family, TEXT)) <= SAME
     start = prompts(family, TEXT).rows[0][None, 0, :9]
-    written = generate(model, start, 5)
-    for end in range(9, 14):  # each token is the most likely one after a reading without a cache
+    written = generate(model, start, 3)
+    for end in range(9, 12):  # each token is the most likely one after a reading without a cache
         assert int(written[0, end]) == int(model(written[:, :end])[0, -1].argmax())
 
 
