@@ -108,20 +108,31 @@ def cache_by_context(caches: Mapping[str, Sequence[float]], tokens: Sequence[int
     return figure.update_layout(height=440, **LEGEND_BELOW)
 
 
-def memory_plan(model: str, weights_bytes: float, cache_bytes: float, memory_bytes: float, setting: str) -> go.Figure:
-    """Weights and cache as one bar, against the memory of a machine. ``setting`` says format and context in words."""
-    need = weights_bytes + cache_bytes
+def memory_plan(
+    model: str,
+    weights_bytes: float,
+    cache_bytes: float,
+    memory_bytes: float,
+    setting: str,
+    caches: str = "cache of one sequence",
+    room_bytes: float = 0,
+) -> go.Figure:
+    """Weights and cache as one bar, against the memory of a machine. ``setting`` says format and context in words,
+    ``caches`` whose cache it is; ``room_bytes`` stay free to work in."""
+    need = weights_bytes + cache_bytes + room_bytes
     machines = math.ceil(100 * need / memory_bytes) / 100  # upward: what does not fit never "needs 1 machine"
     verdict = "fits" if need <= memory_bytes else f"needs {machines:.4g} such machines"
     title = f"{model}, {setting}: {format_bytes(need)}, {verdict}"
     alt = (
-        f"{model}, {setting}: weights {format_bytes(weights_bytes)}, cache {format_bytes(cache_bytes)}, together "
+        f"{model}, {setting}: weights {format_bytes(weights_bytes)}, cache {format_bytes(cache_bytes)}, "
+        f"{f'room to work {format_bytes(room_bytes)}, ' if room_bytes else ''}together "
         f"{format_bytes(need)} of {format_bytes(memory_bytes)}: {verdict}."
     )
     figure = new_figure(title, alt, x="GB")
     for name, size, colour, pattern in [
         ("weights", weights_bytes, "blue", ""),
-        ("cache of one sequence", cache_bytes, "orange", "/"),
+        (caches, cache_bytes, "orange", "/"),
+        *([("room to work", room_bytes, "sky", ".")] if room_bytes else []),
     ]:
         marker = dict(color=OKABE_ITO[colour], pattern_shape=pattern)
         figure.add_bar(x=[size / GB], y=[""], orientation="h", name=f"{name}: {format_bytes(size)}", marker=marker)

@@ -52,3 +52,10 @@ def test_the_plan_says_how_many_machines_are_needed():
     assert "fits" in memory_plan("model", 1e9, 1e9, 2e9, "bf16").layout.title.text
     assert "needs 1.5 such machines" in memory_plan("model", 2e9, 1e9, 2e9, "bf16").layout.title.text
     assert "needs 1.01 such machines" in memory_plan("model", 2e9, 1e6, 2e9, "bf16").layout.title.text
+
+
+def test_room_to_work_counts_where_it_is_given():
+    figure = memory_plan("tiny", 40e9, 10e9, 60e9, "in bf16", caches="4 caches", room_bytes=15e9)
+    assert [bar.name for bar in figure.data] == ["weights: 40 GB", "4 caches: 10 GB", "room to work: 15 GB"]
+    assert "needs 1.09 such machines" in alt_text(figure)
+    assert "room" not in alt_text(memory_plan("tiny", 40e9, 10e9, 60e9, "in bf16"))
