@@ -24,6 +24,8 @@ _MAY_IMPORT = {
     "course",
     "transformers",
     "numpy",
+    "copy",
+    "functools",
     "itertools",
     "json",
     "math",
@@ -35,6 +37,8 @@ _MAY_IMPORT = {
     "pickle",
     "safetensors",
     "tempfile",
+    "logging",
+    "bitsandbytes",
 }
 _BANNED = re.compile(r"\b(simply|obviously|just|trivially|of course|blazing\w*|revolutionary|game.?chang\w*)\b", re.I)
 _LONGEST_CELL, _LONGEST_MEDIAN, _LONGEST_PARAGRAPH, _SETUP_LINES = 30, 8, 90, 10
