@@ -16,6 +16,7 @@ import torch
 from course.measure_dsa import dsa_decode_case
 from course.measure_generate import generate_case
 from course.measure_moe import moe_case
+from course.measure_speculative import speculative_case
 from helpers.device import describe, pick
 from helpers.measure import (
     Measurement,
@@ -64,6 +65,7 @@ CASES: dict[str, Callable[[torch.device], Iterator[Measurement]]] = {
     "dsa-decode": dsa_decode_case,
     "generate": generate_case,
     "moe": moe_case,
+    "speculative": speculative_case,
 }
 
 

@@ -576,9 +576,9 @@ for temperature in temperatures:
     print(f"temperature {temperature}: {by_temperature[temperature]:.0%} of the small model's guesses stay")
 
 # %% [markdown]
-# Much warmth means less agreement: both models begin to doubt, each in its own way, and then the text itself leaves what
-# they know by heart. Near 0 it is less clear. Two models that rank the same two words the other way round never agree
-# at temperature 0, and overlap above it. Along a pass, how does it change from the first guess to the eighth?
+# Much warmth means less agreement: both models begin to doubt, each in its own way, and then the text itself leaves
+# what they know by heart. Near 0 it is less clear. Two models that rank the same two words the other way round never
+# agree at temperature 0, and overlap above it. Along a pass, how does it change from the first guess to the eighth?
 
 # %%
 deep = {"small model": SmallModel(small, 8), "prompt lookup": NGram(8), "MTP": MTP(model, 4)}
