@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from helpers.checkpoints.plan import BITS as PLANNED
 from helpers.compare import randn, relative_rms, sqnr
 from helpers.quant.blocks import not_zero, spread
 from helpers.quant.formats import FORMATS, Encoded, encode, format_of
@@ -248,3 +249,10 @@ def test_an_unknown_format_and_parts_that_belong_to_another_are_refused_with_wha
         encode(torch.ones(1, 128), "int5")
     with pytest.raises(ValueError, match="'mxfp4' stores codes, scale, and given are codes"):
         Encoded("mxfp4", (1, 128), {"codes": torch.ones(1, 64)})
+
+
+def test_the_bits_that_the_plans_of_large_models_reckon_with_are_the_formats():
+    large = {"fp8 128x128": "fp8", "int4 g32": "int4", "nf4 g64": "nf4", "fp4 1x32": "mxfp4"}
+    weight = randn(256, 512, seed=7)
+    for planned, name in large.items():
+        assert encode(weight, name).bits_per_weight == pytest.approx(PLANNED[planned], rel=1e-12)
