@@ -157,7 +157,7 @@ _DEPTHS = [
     ([0.58, 0.31, 0.24, 0.2], [1.0, 1.2, 1.25, 1.29, 1.35], 0.45),  # the zoo's drafter on a CPU: a loss
     ([0.875, 0.7, 0.6, 0.5], _WIDE, 1 / 61),
     ([0.9, 0.2, 0.95, 0.95], _WIDE, 0.02),
-    ([0.5, 0.5, 0.5, 0.5], [1.0, 1.6, 1.6, 1.6, 1.6], 0.0),  # the first alone is a loss, more are a gain
+    ([0.5, 0.9, 0.9, 0.9], [1.0, 1.6, 1.6, 1.6, 1.6], 0.0),  # the first alone is a loss, more are a gain
     ([0.5], [1.0, 1.5], 0.0),  # as fast as without
     ([1.0, 1.0], [1.0, 1.0, 1.0], 0.0),
     ([0.9, 0.0, 0.9], [1.0, 1.1, 1.1, 1.1], 0.0),  # nothing behind a guess that is never right
@@ -167,39 +167,28 @@ _DEPTHS = [
 
 
 def _check_depth(answer):
+    said = []
     for chances, wide, draft in _DEPTHS:
         got = returned(answer, list(chances), list(wide), draft)
         if isinstance(got, bool) or not isinstance(got, int):
             raise Wrong(f"a whole number of guesses is expected, and this is {str(got)[:40]}")
-        _compare_depth(got, chances, wide, draft)
+        said.append(got)
+    for mistake, message in _DEPTH_MISTAKES:
+        if said == [mistake(*case) for case in _DEPTHS] != [_best(_speeds(*case)) for case in _DEPTHS]:
+            raise Wrong(message)
+    for got, case in zip(said, _DEPTHS, strict=True):
+        _compare_depth(got, *case)
     return "a loss, a tie, and a first guess that pays only with the others"
 
 
 def _compare_depth(got: int, chances: list[float], wide: list[float], draft: float) -> None:
     speeds = _speeds(chances, wide, draft)
-    right = _best(speeds)
-    if got == right:
-        return
-    n, case = len(chances), f"for chances {chances}, passes {wide} and a guess at {draft:.3g}"
-    if right == 0 and got > 0:
-        fast = f"{speeds[got]:.3g}" if 0 < got <= n else "no"
-        raise Wrong(f"{case} no guess pays: {got} give {fast} times the speed; 0 is an answer, and the one of equals")
-    if not 0 <= got <= n:
-        raise Wrong(f"{got} guesses were asked for and there are chances for {n} only")
-    mistakes = [
-        (_first_fall(speeds), "more guesses can pay where one does not: compare them all before you stop"),
-        (_best(_speeds(chances, wide, 0.0)), "the guesses themselves cost nothing here: each costs `draft`"),
-        (_best(_speeds(chances, [1.0] * len(wide), draft)), "the wider pass costs nothing here: wide[n] for n guesses"),
-        (
-            _best(_speeds(chances, wide, draft, alone=True)),
-            "each chance counts alone here: a guess needs all before it",
-        ),
-        (n, "the most tokens a pass are not the fastest: divide by what the pass and the guesses cost"),
-    ]
-    for wrong, message in mistakes:
-        if got == wrong:
-            raise Wrong(message)
-    raise Wrong(f"{case}: {right} (times as fast {', '.join(f'{s:.3f}' for s in speeds)}), not {got}")
+    right, case = _best(speeds), f"for chances {chances}, passes {wide} and a guess at {draft:.3g}"
+    if not 0 <= got < len(speeds):
+        raise Wrong(f"{case}: {got} guesses are not among 0 to {len(chances)}")
+    if got != right:
+        fast = f"{got} give {speeds[got]:.3f} times the speed, {right} give {speeds[right]:.3f}"
+        raise Wrong(f"{case}: {fast}" + ("; of equals the fewest" if speeds[got] > speeds[right] - 1e-9 else ""))
 
 
 def _speeds(chances: list[float], wide: list[float], draft: float, alone: bool = False) -> list[float]:
@@ -218,6 +207,38 @@ def _best(speeds: list[float]) -> int:
 
 def _first_fall(speeds: list[float]) -> int:
     return next((n for n in range(len(speeds) - 1) if speeds[n + 1] <= speeds[n]), len(speeds) - 1)
+
+
+def _at_least_one(speeds: list[float]) -> int:
+    return 1 + _best(speeds[1:]) if len(speeds) > 1 else 0
+
+
+_DEPTH_MISTAKES = [  # what gives these answers in every case -> its name
+    (
+        lambda chances, wide, draft: len(chances),
+        "the most tokens a pass are not the fastest: divide by what the pass and the guesses cost",
+    ),
+    (
+        lambda chances, wide, draft: _at_least_one(_speeds(chances, wide, draft)),
+        "where no guess pays, 0 is an answer: compare with 1, the speed without any",
+    ),
+    (
+        lambda chances, wide, draft: _first_fall(_speeds(chances, wide, draft)),
+        "more guesses can pay where one does not: compare them all before you stop",
+    ),
+    (
+        lambda chances, wide, draft: _best(_speeds(chances, wide, 0.0)),
+        "the guesses themselves cost nothing here: each costs `draft`",
+    ),
+    (
+        lambda chances, wide, draft: _best(_speeds(chances, [1.0] * len(wide), draft)),
+        "the wider pass costs nothing here: wide[n] for n guesses",
+    ),
+    (
+        lambda chances, wide, draft: _best(_speeds(chances, wide, draft, alone=True)),
+        "each chance counts alone here: a guess needs all before it",
+    ),
+]
 
 
 tokens = Exercise(

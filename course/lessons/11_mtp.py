@@ -333,8 +333,8 @@ def guess(model, hidden, told, cache, depth):
 # %%
 from helpers.acceptance import acceptance_by_depth, tokens_a_pass
 
-some = 4 if scale == "smoke" else 16  # rows
-by_depth = {"as it is": acceptance_by_depth(model, rows.token_ids[:some], 3, rows.answer[:some])}
+texts, answers = (part[:4, :32] if scale == "smoke" else part[:16] for part in (rows.token_ids, rows.answer))
+by_depth = {"as it is": acceptance_by_depth(model, texts, 3, answers)}
 print("taken, of those reached:", " ".join(f"{share:.0%}" for share in by_depth["as it is"]))
 print(f"tokens a pass with three guesses: {tokens_a_pass(by_depth['as it is']):.2f}")
 
@@ -356,7 +356,7 @@ for depths in (1, 3):
     at_depths = lambda model, rows, depths=depths: draft_losses(model, rows, depths)  # noqa: E731
     run = train(student, every_fact, Settings(steps, lr=1e-3, warm_up=5), loss=at_depths)
     name = f"{steps} steps more, at {depths} depth{'s' * (depths > 1)}"
-    by_depth[name] = acceptance_by_depth(student.eval(), rows.token_ids[:some], 3, rows.answer[:some])
+    by_depth[name] = acceptance_by_depth(student.eval(), texts, 3, answers)
     print(f"{name}: {run.cpu_s:.0f} s of CPU, {tokens_a_pass(by_depth[name]):.2f} tokens a pass")
 
 # %%

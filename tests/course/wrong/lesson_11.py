@@ -94,9 +94,12 @@ WRONG = {
     "depth": [
         (_depth(none=False), "0 is an answer"),
         (_depth(stop=True), "compare them all before you stop"),
-        (_depth(cost=lambda wide, n, draft: wide[n]), "no guess pays"),
+        (_depth(cost=lambda wide, n, draft: wide[n]), "the guesses themselves cost nothing"),
+        (_depth(cost=lambda wide, n, draft: 1 + n * draft), "the wider pass costs nothing"),
         (_depth(alone=True), "a guess needs all before it"),
-        (lambda chances, wide, draft: len(chances), "no guess pays: 4 give"),
+        (_depth(last=True), "of equals the fewest"),
+        (lambda chances, wide, draft: len(chances), "the most tokens a pass are not the fastest"),
+        (lambda chances, wide, draft: 9, "9 guesses are not among"),
         (lambda chances, wide, draft: 0.5, "a whole number"),
     ],
 }
