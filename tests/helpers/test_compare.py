@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.compare import assert_close, causality_probe, kl, max_error, relative_rms, tolerance, top1_agreement
+from helpers.compare import (
+    assert_close,
+    causality_probe,
+    chance_of,
+    kl,
+    max_error,
+    relative_rms,
+    tolerance,
+    top1_agreement,
+)
 
 
 def test_errors_small_enough_for_paper():
@@ -98,3 +107,27 @@ def test_a_probe_that_could_not_see_a_leak_is_refused():
         causality_probe(lambda x: torch.zeros_like(x), torch.randn(1, 5, 2), 2)
     with pytest.raises(ValueError, match="1 to 4"):
         causality_probe(lambda x: x, torch.randn(1, 5, 2), 0)
+
+
+def test_the_chance_of_counts_is_pearsons():
+    """60 heads of 100 throws: a chi-square of 4 with one degree of freedom, 4.55 %."""
+    half = torch.tensor([0.5, 0.5])
+    assert chance_of(torch.tensor([60, 40]), half) == pytest.approx(0.0455, abs=1e-4)
+    assert chance_of(torch.tensor([50, 50]), half) == pytest.approx(1.0)
+    assert chance_of(torch.tensor([600, 400]), half) < 1e-9
+
+
+def test_honest_draws_give_every_chance_alike_and_others_none():
+    generator, p = torch.Generator().manual_seed(0), torch.tensor([0.5, 0.3, 0.15, 0.05])
+    counts = [torch.bincount(torch.multinomial(p, 2000, True, generator=generator), minlength=4) for _ in range(400)]
+    chances = torch.tensor([chance_of(own, p) for own in counts])
+    for share in (0.1, 0.5, 0.9):
+        assert (chances < share).float().mean().item() == pytest.approx(share, abs=0.1)  # 4 x sqrt(0.25 / 400)
+    assert max(chance_of(own, torch.tensor([0.3, 0.5, 0.15, 0.05])) for own in counts) < 1e-6
+
+
+def test_what_cannot_happen_and_did_is_no_chance_and_too_few_draws_are_refused():
+    assert chance_of(torch.tensor([9, 9, 1]), torch.tensor([0.5, 0.5, 0.0])) == 0
+    assert chance_of(torch.tensor([9, 9, 0]), torch.tensor([0.5, 0.5, 0.0])) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=r"expected 2.0 times; 5 or more"):
+        chance_of(torch.tensor([10, 10]), torch.tensor([0.9, 0.1]))

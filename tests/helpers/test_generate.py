@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.generate import choose, generate
+from helpers.generate import chances, choose, drawn, generate
 from helpers.models.qwen3 import Config, Qwen3
 from helpers.train import initialise
 
@@ -52,6 +52,13 @@ def test_draws_follow_the_chances(temperature):
     drawn = choose(logits.expand(20_000, 4), temperature, torch.Generator().manual_seed(0))
     shares = torch.bincount(drawn, minlength=4) / 20_000
     torch.testing.assert_close(shares, (logits / temperature).softmax(dim=0), rtol=0, atol=0.015)  # 4 x sqrt(.25 / n)
+
+
+def test_at_temperature_zero_one_token_is_certain_and_above_it_the_chances_are_the_softmax():
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    assert chances(logits, 0.0).tolist() == [[0, 1, 0], [1, 0, 0]]
+    torch.testing.assert_close(chances(logits, 0.5), (2 * logits).softmax(-1))
+    assert drawn(chances(logits, 0.0)).tolist() == choose(logits, 0.0).tolist() == [1, 0]
 
 
 def test_it_stops_at_eos_and_fills_the_rows_that_ended_before(model):
