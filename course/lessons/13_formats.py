@@ -248,7 +248,7 @@ show(draw.bell(NF4.tolist(), 1 / torch.special.ndtri(torch.tensor(outermost)).it
 from helpers.quant.formats import FORMATS
 
 lists = {name: FORMATS[name].values().tolist() for name in ("int4", "nf4", "fp4", "mxfp4", "fp8")}
-inside = sum(abs(value) < 448 / 4 for value in lists["fp8"])
+inside = sum(abs(value) <= 448 / 4 for value in lists["fp8"])
 finding = f"Of E4M3's 253 values, {inside} lie within a quarter of the largest"
 show(draw.value_lines(lists, finding))
 
@@ -374,7 +374,7 @@ print(f"the 1,021 other columns, INT8 alone: {sqnr(came_back, usual @ w.T):.1f} 
 # %%
 import logging
 
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it misses a package for GPUs
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a warning that is for GPUs
 import bitsandbytes.functional as bnb
 
 from helpers.quant.floats import E5M2
@@ -418,12 +418,13 @@ assert sqnr(swapped, gaussian) < 0  # the error is larger than the weights
 
 # %%
 table = {}
+print(f"{'':24}" + "  ".join(kinds))
 for name in FORMATS:
     if name != "bf16":  # the trained weights are bf16 already: no error at all
         encoded = {kind: encode(w, name) for kind, w in kinds.items()}
         errors = {kind: sqnr(e.decode(), kinds[kind]) for kind, e in encoded.items()}
         table[name] = (encoded["Gaussian"].bits_per_weight, errors)
-        print(f"{name:12} {table[name][0]:6.3f} bits", *(f"{db:7.2f} dB" for db in errors.values()))
+        print(f"{name:12} {table[name][0]:6.3f} bits", *(f"{db:{len(kind)}.2f} dB" for kind, db in errors.items()))
 
 # %%
 four = {name: row[1] for name, row in table.items() if row[0] < 5}
@@ -731,19 +732,19 @@ for row in facts("weight_formats"):
 #   (vllm-project/vllm 53709, 25 August 2026), for chips that cannot multiply FP4.
 # - **Kimi K2.5** uses plain INT4, neither a table nor a float. It was trained with its own rounding (lesson 15), so the
 #   weights were free to move onto the grid.
-# - **gpt-oss** was post-trained with MXFP4 in its experts, and keeps attention and the router in 16 bits.
+# - **gpt-oss** was post-trained with MXFP4 in its experts, and keeps attention and the router out of it.
 #
-# In all four the experts carry the few bits, for that is where the parameters are.
+# Wherever there are four bits, the experts have them, for that is where the parameters are.
 
 # %% [markdown]
 # ## Roads not taken
 #
-# - **K-quants of GGUF.** Blocks of 16 or 32 inside blocks of 256, with scales in four or six bits under two float16:
-#   double quantisation with a zero point for each small block. The same two ideas, tuned for processors.
+# - **K-quants of GGUF.** Blocks of 16 or 32 inside blocks of 256, whose scales have few bits themselves: double
+#   quantisation, often with a zero point for each small block. Q4_K packs 256 weights in 144 bytes, 4.5 bits a weight.
 # - **Three values.** Ternary models (-1, 0, 1; 1.58 bits) work when they are trained so from the start. Rounding a
 #   trained model to three values does not: look at the first line of step 1.
-# - **Tables by training.** Values could be fitted to each layer by k-means. It wins a little over NF4 and costs a
-#   look-up table for each layer.
+# - **Tables by training.** Sixteen values can be fitted to the weights of each layer by k-means, at the price of a
+#   look-up table of its own.
 # - **Turning first.** A rotation of the input and the opposite one of the weights spreads outliers over all columns
 #   before anything is rounded.
 #

@@ -117,5 +117,5 @@ def row(numbers: Float[Tensor, "I"], back: Float[Tensor, "I"], block: int, title
     for n in (numbers.abs() > edge).nonzero().flatten().tolist():
         top = edge if numbers[n] > 0 else -edge
         figure.add_annotation(x=n, y=top, text=f"{numbers[n]:.0f}", showarrow=False, xshift=18)
-    figure.update_yaxes(range=[-edge - 0.4, edge + 0.4])
+    figure.update_xaxes(range=[-2, len(numbers) + 1]).update_yaxes(range=[-edge - 0.4, edge + 0.4])
     return figure.update_layout(height=420, **LEGEND_BELOW)
