@@ -66,7 +66,7 @@ def _check_stay(answer):
     draw = random.Random(18)
     drafts = [_draft(draw, case) for case in range(40)]
     got = [_whole(returned(answer, *(part.clone() for part in draft))) for draft in drafts]
-    _compare(got, drafts, lambda *draft: _until_refused(_stays(*draft)), STAY, "stay")
+    _compare(got, drafts, lambda *draft: _until_refused(_stays(*draft)), STAY, _said)
     return "40 drafts of one to five guesses"
 
 
@@ -74,6 +74,12 @@ def _draft(draw: random.Random, case: int) -> tuple[Tensor, Tensor, Tensor, Tens
     k, words = draw.choice([1, 2, 3, 5]), draw.choice([2, 4, 9])
     p, q = (1.5 * randn(k + 1, words, seed=case)).softmax(-1), randn(k, words, seed=90 + case).softmax(-1)
     return randn(k, words, seed=200 + case).argmax(-1), q, p, torch.tensor([draw.random() for _ in range(k)])
+
+
+def _said(drafted: Tensor, q: Tensor, p: Tensor, luck: Tensor) -> str:
+    """What decides over each guess."""
+    ratio, luck = [[round(x, 2) for x in part.tolist()] for part in (_of(drafted, p) / _of(drafted, q), luck)]
+    return f"luck {luck} against p / q {ratio}"
 
 
 def _of(drafted: Tensor, chances: Tensor) -> Tensor:
@@ -119,8 +125,8 @@ def _whole(got) -> float:
     return got
 
 
-def _compare(got: list, cases: list[tuple], right, mistakes: list[tuple], what: str) -> None:
-    """All cases against the right answers, and against those of each known mistake."""
+def _compare(got: list, cases: list[tuple], right, mistakes: list[tuple], given) -> None:
+    """All cases against the right answers, and against those of each known mistake; ``given`` says a case in words."""
     wanted = [right(*case) for case in cases]
     if got == wanted:
         return
@@ -128,8 +134,7 @@ def _compare(got: list, cases: list[tuple], right, mistakes: list[tuple], what: 
         if got == [mistake(*case) for case in cases]:
             raise Wrong(message)
     n = next(n for n, (mine, theirs) in enumerate(zip(got, wanted, strict=True)) if mine != theirs)
-    given = "" if isinstance(cases[n][0], Tensor) else f" for {', '.join(map(str, cases[n]))}"
-    raise Wrong(f"{what}{given}: {wanted[n]} is right, and this says {got[n]}")
+    raise Wrong(f"{given(*cases[n])}: {wanted[n]} is right, and this says {got[n]}")
 
 
 # Core: what the bug writes.
@@ -198,7 +203,7 @@ DRAFTS += [(0.5, 0.0, 0.5, 6), (1.0, 0.1, 0.1, 7), (0.0, 0.0, 0.0, 4)]
 
 def _check_best(answer):
     got = [_whole(returned(answer, *draft)) for draft in DRAFTS]
-    _compare(got, DRAFTS, _best(), BEST, "stay, guess_cost, read_cost, most")
+    _compare(got, DRAFTS, _best(), BEST, lambda *draft: f"stay, guess_cost, read_cost, most = {draft}")
     return "eight drafts, two that are better left alone"
 
 
@@ -217,7 +222,13 @@ def _check_window(answer):
             shape = list(own.shape) if isinstance(own, Tensor) else type(own).__name__
             raise Wrong(f"a window of {list(held.shape)} is expected, and this is {shape}")
         got.append(own.tolist())
-    _compare(got, cases, _window(lambda kept: kept), WINDOW, "these are other vectors, or in another order")
+    _compare(
+        got,
+        cases,
+        _window(lambda kept: kept),
+        WINDOW,
+        lambda held, read, kept: f"{len(held)} held, {len(read)} read, {kept} stay",
+    )
     return "seven windows, none and all of the guesses among them"
 
 
@@ -270,7 +281,7 @@ SERVERS += [(0.95, 3, 0.0, 40, 30), (0.8, 2, 0.3, 64, 400), (0.99, 2, 0.04, 10, 
 
 def _check_batch(answer):
     got = [_whole(returned(answer, *server)) for server in SERVERS]
-    _compare(got, SERVERS, _batch(), BATCH, "stay, k, draft_share, ridge, most")
+    _compare(got, SERVERS, _batch(), BATCH, lambda *server: f"stay, k, draft_share, ridge, most = {server}")
     return "eight servers, one that should never guess and one that always may"
 
 

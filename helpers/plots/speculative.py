@@ -39,6 +39,7 @@ def by_guesses(cases: Mapping[str, Sequence[float]], title: str) -> go.Figure:
     for (name, speeds), (colour, dash, symbol) in zip(cases.items(), LINES, strict=False):
         sizes = [15 if k == best[name] else 7 for k in range(len(speeds))]
         look = dict(line=dict(color=OKABE_ITO[colour], dash=dash, width=3), marker=dict(symbol=symbol, size=sizes))
+        look["marker"] |= dict(opacity=1, line_width=0)  # marks of several sizes are see-through and outlined otherwise
         figure.add_scatter(x=list(range(len(speeds))), y=list(speeds), name=name, mode="lines+markers", **look)
     figure.add_hline(y=1, line=dict(color=GREY, dash="dash", width=2))
     figure.update_traces(hovertemplate="%{x} guesses: %{y:.2f} times as fast<extra>%{fullData.name}</extra>")
