@@ -55,9 +55,9 @@ for name, blocks in (("one scale for all", weights.view(1, 8)), ("a scale for fo
     print("   back ", [round(w, 2) + 0.0 for w in (codes * steps).flatten().tolist()])
 
 # %% [markdown]
-# With one scale for all, 1.20 sets the step for everybody, and 0.09 becomes zero. With two blocks the second has
-# steps of its own, nearly three times finer. That is the whole trade: **a smaller block has a smaller error, and one
-# more scale to store.**
+# With one scale for all, 1.20 sets the step for everybody: -0.44 comes back as -0.51, and 0.09 as 0.17. With two blocks
+# the second has steps of its own, nearly three times finer. That is the whole trade: **a smaller block has a smaller
+# error, and one more scale to store.**
 #
 # The error is a ratio, so engineers give it in decibels. The **SQNR**, signal to quantisation noise, is 20 log10 of
 # the size of the weights over the size of the error: 20 dB is an error of a tenth, 40 dB of a hundredth.
@@ -202,8 +202,8 @@ for times in (1, 10, 100, 1000, 100_000):
     w = torch.where(ordinary, gaussian, times * gaussian)
     for_all = w.abs().max() / torch.tensor([127.0, 448.0])  # the scales of one block
     eight = {"INT8": (w / for_all[0]).round() * for_all[0], "E4M3": round_to_kind(w / for_all[1], E4M3) * for_all[1]}
-    errors = {name: f"{sqnr(back[ordinary], w[ordinary]):5.1f} dB" for name, back in eight.items()}
-    print(f"outliers {times:6} times as large, the ordinary numbers: {errors}")
+    errors = [f"{name} {round(sqnr(back[ordinary], w[ordinary]), 1) + 0.0:5} dB" for name, back in eight.items()]
+    print(f"outliers {times:7,} times as large, ordinary numbers: {', '.join(errors)}")
 
 # %% [markdown]
 # There is the difference. INT8 is the better format while nothing stands out, and loses some 20 dB with every factor
@@ -418,13 +418,13 @@ assert sqnr(swapped, gaussian) < 0  # the error is larger than the weights
 
 # %%
 table = {}
-print(f"{'':24}" + "  ".join(kinds))
+print(" " * 24 + "".join(f"{kind:>18}" for kind in kinds))
 for name in FORMATS:
     if name != "bf16":  # the trained weights are bf16 already: no error at all
         encoded = {kind: encode(w, name) for kind, w in kinds.items()}
         errors = {kind: sqnr(e.decode(), kinds[kind]) for kind, e in encoded.items()}
         table[name] = (encoded["Gaussian"].bits_per_weight, errors)
-        print(f"{name:12} {table[name][0]:6.3f} bits", *(f"{db:{len(kind)}.2f} dB" for kind, db in errors.items()))
+        print(f"{name:12} {table[name][0]:6.3f} bits" + "".join(f"{db:15.2f} dB" for db in errors.values()))
 
 # %%
 four = {name: row[1] for name, row in table.items() if row[0] < 5}
@@ -507,8 +507,8 @@ def row_picture(format, block, outlier):
     w[0, 37] = outlier
     back = there_and_back(w, block)
     others = torch.arange(128) != 37
-    db = sqnr(back[:, others], w[:, others])
-    said = f"{format}: {code_bits + scale_bits / block:.2f} bits, {db:.1f} dB without the outlier"
+    db = round(sqnr(back[:, others], w[:, others]), 1) + 0.0
+    said = f"{format}: {code_bits + scale_bits / block:.2f} bits, {db} dB without the outlier"
     return draw.row(w[0], back[0], block, said)
 
 
