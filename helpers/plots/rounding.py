@@ -9,7 +9,8 @@ import torch
 from helpers.plots.look import GREY, LEGEND_BELOW, LINES, OKABE_ITO, new_figure
 from helpers.shapes import Float, Tensor
 
-_MARKS = (("orange", "square"), ("blue", "diamond"))
+_MARKS = (("blue", "circle"), ("orange", "square"))  # nearest and GPTQ, as in every picture here
+METHODS = LINES[1:]  # GPTQ and AWQ: the first line is rounding to nearest
 
 
 def two_columns(
@@ -78,7 +79,9 @@ def score_by_bits(
         look = dict(line=dict(color=OKABE_ITO[colour], dash=dash, width=3), marker=dict(symbol=symbol, size=9))
         bits = [str(n) for n in scores]
         figure.add_scatter(x=bits, y=list(scores.values()), name=name, mode="lines+markers", **look)
-    _mark_whole(figure, whole, "not rounded")
+    figure.add_hline(y=whole, line=dict(color=GREY, dash="dash", width=2))
+    edge = dict(x=0, xref="paper", xanchor="left", yanchor="bottom")  # at the left, where all lines are far from it
+    figure.add_annotation(y=whole, text="not rounded", showarrow=False, **edge)
     figure.update_traces(hovertemplate=f"%{{x}} bits: %{{y:{form}}}<extra>%{{fullData.name}}</extra>")
     figure.update_xaxes(type="category").update_yaxes(tickformat=".0%" if percent else None)
     return figure.update_layout(height=440, **LEGEND_BELOW)
@@ -92,35 +95,32 @@ def score_by_text(
     what: str,
     percent: bool = False,
 ) -> go.Figure:
-    """A score by the text that a method was calibrated on: a group of bars a text, a bar a method.
+    """A score by the text that a method was calibrated on: a row a text, a mark a method.
 
-    One dashed line is the model that nobody rounded, the other its weights rounded to the nearest, with no text at all.
+    One line is the model that nobody rounded, the other its weights rounded to the nearest, with no text at all.
     """
     form = ".0%" if percent else ".3f"
     words = "; ".join(
         f"{method} on {text} {score:{form}}" for method, own in scores.items() for text, score in own.items()
     )
     alt = f"{what}. Not rounded {whole:{form}}, rounded to nearest {nearest:{form}}; {words}."
-    figure = new_figure(title, alt, x="calibrated on", y=what)
-    for (method, own), (colour, _, _), pattern in zip(scores.items(), LINES, ("", "/"), strict=False):
-        marker = dict(color=OKABE_ITO[colour], pattern_shape=pattern)
+    figure = new_figure(title, alt, x=what, y="calibrated on")
+    for height, name, edge in ((whole, "not rounded", 1), (nearest, "rounded to nearest", 0)):  # may lie on one another
+        figure.add_vline(x=height, line=dict(color=GREY, dash="dash", width=2))
+        figure.add_annotation(x=height, y=edge, yref="paper", yanchor="bottom", text=name, showarrow=False)
+    for (method, own), (colour, _, symbol) in zip(scores.items(), METHODS, strict=False):
+        marker = dict(color=OKABE_ITO[colour], symbol=symbol, size=14)
+        look = dict(mode="markers+text", marker=marker, textposition="top center", cliponaxis=False)
         text = [f"{score:{form}}" for score in own.values()]
-        figure.add_bar(x=list(own), y=list(own.values()), name=method, marker=marker, text=text, textposition="outside")
-    _mark_whole(figure, whole, "not rounded")
-    _mark_whole(figure, nearest, "rounded to nearest")
+        figure.add_scatter(x=list(own.values()), y=list(own), name=method, text=text, **look)
     every = [whole, nearest, *(score for own in scores.values() for score in own.values())]
-    low = (
-        0 if percent else min(every) - 0.25 * (max(every) - min(every))
-    )  # bits a byte: the differences are the finding
-    figure.update_traces(hovertemplate=f"%{{x}}: %{{y:{form}}}<extra>%{{fullData.name}}</extra>", cliponaxis=False)
-    figure.update_yaxes(range=[low, max(every) + 0.12 * (max(every) - low)], tickformat=".0%" if percent else None)
-    return figure.update_layout(barmode="group", height=460, **LEGEND_BELOW)
-
-
-def _mark_whole(figure: go.Figure, height: float, text: str) -> None:
-    """A dashed line with its name at the right end, above it."""
-    figure.add_hline(y=height, line=dict(color=GREY, dash="dash", width=2), annotation_text=text)
-    figure.layout.annotations[-1].update(xanchor="right", yanchor="bottom")
+    margin = 0.12 * (max(every) - min(every))
+    figure.update_traces(hovertemplate=f"%{{y}}: %{{x:{form}}}<extra>%{{fullData.name}}</extra>")
+    figure.update_xaxes(range=[0, 1] if percent else [min(every) - margin, max(every) + margin])
+    figure.update_xaxes(tickformat=".0%" if percent else None)
+    rows = max(len(own) for own in scores.values())
+    figure.update_yaxes(autorange=None, range=[rows - 0.4, -0.6], type="category")
+    return figure.update_layout(height=230 + 60 * rows, **LEGEND_BELOW)
 
 
 def _error(weight: Float[Tensor, "2"], hessian: Float[Tensor, "2 2"], codes: Sequence[int]) -> float:

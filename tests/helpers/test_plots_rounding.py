@@ -39,10 +39,23 @@ def test_scores_by_bits_have_a_line_a_method_and_one_for_the_whole_model(percent
     assert figure.layout.shapes[0].y0 == 0.95
 
 
-def test_scores_by_text_have_a_bar_a_method_and_lines_for_nearest_and_whole():
+def test_scores_by_text_have_a_mark_a_method_and_lines_for_nearest_and_whole():
     figure = score_by_text({"GPTQ": {"own": 0.7, "other": 0.1}, "AWQ": {"own": 0.6, "other": 0.5}}, 0.6, 0.9, "t", "s")
-    assert [bar.name for bar in figure.data] == ["GPTQ", "AWQ"]
-    assert figure.data[0].y == (0.7, 0.1)
-    assert {shape.y0 for shape in figure.layout.shapes} == {0.9, 0.6}
+    assert [marks.name for marks in figure.data] == ["GPTQ", "AWQ"]
+    assert (figure.data[0].x, figure.data[0].y) == ((0.7, 0.1), ("own", "other"))
+    assert {shape.x0 for shape in figure.layout.shapes} == {0.9, 0.6}
     assert "GPTQ on other 0.100" in alt_text(figure)
-    assert figure.layout.yaxis.range[0] < 0.1
+
+
+def test_names_of_two_lines_that_lie_on_one_another_stand_at_both_ends():
+    figure = score_by_text({"GPTQ": {"own": 0.9}}, 0.9, 0.9, "t", "s", percent=True)
+    assert {note.text: note.y for note in figure.layout.annotations} == {"not rounded": 1, "rounded to nearest": 0}
+
+
+def test_a_method_has_one_colour_in_all_pictures():
+    bits = score_by_bits({"nearest": {2: 0.4}, "GPTQ": {2: 0.5}, "AWQ": {2: 0.4}}, 0.9, "bits", "score")
+    text = score_by_text({"GPTQ": {"own": 0.5}, "AWQ": {"own": 0.4}}, 0.4, 0.9, "t", "s")
+    plane = two_columns(WEIGHT, HESSIAN, {"nearest": [0, 0], "GPTQ": [0, 1]}, "two columns")
+    colours = {trace.name: trace.marker.color for trace in text.data}
+    assert {trace.name: trace.line.color for trace in bits.data if trace.name in colours} == colours
+    assert [t.marker.color for t in plane.data if t.name.startswith("GPTQ")] == [colours["GPTQ"]]

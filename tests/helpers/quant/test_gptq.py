@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from helpers.compare import assert_close, randn, tolerance
+from helpers.quant.formats import Encoded, encode
 from helpers.quant.gptq import compensate, gptq, inverse_factor
 from helpers.quant.inputs import Inputs, output_error
 from helpers.quant.integers import Grid, from_codes, grid_of, round_to
+from helpers.quant.packing import pack_pairs
 
 
 def mixed(tokens: int, width: int, seed: int) -> Tensor:
@@ -161,6 +163,16 @@ def test_quantised_weights_come_back_as_they_are():
     weight, grid, inputs = case(8, 16, 4, 6, group=8)
     codes = round_to(weight, grid)
     assert torch.equal(gptq(from_codes(codes, grid), grid, inputs), codes)
+
+
+def test_its_codes_are_stored_in_the_bytes_of_the_format():
+    weight, inputs = randn(12, 256, seed=3), Inputs.of(mixed(300, 256, 3))
+    grid = grid_of(weight, 4, 128, symmetric=False, scale_dtype=torch.bfloat16)
+    codes = gptq(weight, grid, inputs)
+    parts = {"codes": pack_pairs(codes), "scale": grid.scale, "zero": pack_pairs(grid.zero.int())}
+    stored = Encoded("int4-affine", (12, 256), parts)
+    assert stored.bytes() == encode(weight, "int4-affine").bytes()
+    assert torch.equal(stored.decode(), from_codes(codes, grid))
 
 
 def test_a_column_that_is_never_fed_is_rounded_and_disturbs_nobody():
