@@ -14,6 +14,7 @@ import json
 import pkgutil
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -58,6 +59,17 @@ def compile_for(name: str, variant: Variant, chip: int) -> Compiled:
     ptx = made.asm["ptx"]
     wgmma, mma = ptx.count("wgmma.mma_async"), ptx.count("mma.sync")
     return Compiled(name, chip, variant.warps, *_assembled(ptx, chip), made.metadata.shared, wgmma, mma)
+
+
+def in_a_process_of_its_own(files: Sequence[str]) -> list[Compiled]:
+    """The variants of these files, compiled beside a process that interprets. Raises ValueError with what it said."""
+    command = ["env", "-u", "TRITON_INTERPRET", sys.executable, "-m", __name__, *files, "--json"]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    if not said.stdout:
+        raise ValueError(
+            f"kernels could not be compiled: {(said.stderr.strip().splitlines() or ['nothing was said'])[-1]}"
+        )
+    return [Compiled(**row) for row in json.loads(said.stdout)]
 
 
 def source(variant: Variant):

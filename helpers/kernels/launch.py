@@ -66,8 +66,10 @@ def launches(*tensors: Tensor) -> bool:
 def launch(function: Callable, grid: tuple[int, ...], *arguments, warps: int = 4, stages: int = 3, **constants) -> None:
     """Start one program for each place of the grid.
 
-    Raises ValueError where the tiles ask for more shared memory or registers than this GPU has.
+    Raises ValueError without Triton, and where tiles ask for more shared memory or registers than this GPU has.
     """
+    if triton is None:
+        raise ValueError(f"{function.__name__} cannot run: there is no Triton for this system, it is made for Linux")
     if (counter := _counter.get()) is not None:
         counter[function.__name__] += 1
     try:
@@ -116,6 +118,11 @@ def refuse_mixed(**tensors: Tensor) -> None:
     """Raise ValueError unless all have one dtype: a product of two kinds would be rounded without a word."""
     if len({x.dtype for x in tensors.values()}) > 1:
         raise ValueError("one dtype is needed: " + ", ".join(f"{name} is {x.dtype}" for name, x in tensors.items()))
+
+
+def may_ask(x: Tensor) -> bool:
+    """Whether a number can be read back: not while a CUDA graph is captured, which waits for nothing."""
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def tile(length: int, least: int = 1, most: int = 2**20) -> int:

@@ -52,3 +52,10 @@ def test_what_does_not_fit_is_said():
 def test_interpreted_kernels_are_not_compiled_by_mistake():
     with pytest.raises(ValueError, match="unset TRITON_INTERPRET"):
         ahead.compile_for("k", Variant(print, ""), 90)
+
+
+def test_a_lesson_that_interprets_can_compile_beside_itself():
+    made = ahead.in_a_process_of_its_own(["split"])
+    assert {compiled.chip for compiled in made} == {80, 90}
+    with pytest.raises(ValueError, match="has no nothing"):
+        ahead.in_a_process_of_its_own(["nothing"])

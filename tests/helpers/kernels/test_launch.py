@@ -64,7 +64,11 @@ def test_without_triton_the_helpers_import_and_answer():
     code = (
         "import sys; sys.modules['triton'] = None\n"
         "import torch; from helpers.kernels.rms_norm import rms_norm; from helpers.kernels.launch import launches\n"
+        "from helpers.kernels.launch import kernel, launch\n"
         "assert not launches(torch.ones(1))\n"
+        "try: launch(kernel(lambda x: x), (1,), 3)\n"
+        "except ValueError as error: assert 'no Triton' in str(error)\n"
+        "else: raise AssertionError\n"
         "print(rms_norm(torch.ones(1, 4), torch.ones(4), 0.0).tolist())"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
