@@ -399,7 +399,7 @@ def write(model, ids, count, depth):
 # %%
 from helpers.generate import generate
 
-prompt = tokenizer("\nde|FR=Frankreich\nfr|d1", return_tensors="pt").input_ids
+prompt = tokenizer("\nde|m1=Januar\nde|m2=Februar\nde|m3", return_tensors="pt").input_ids
 plain = generate(model, prompt, 24)[:, prompt.shape[1] :]
 for depth in (1, 2, 3):
     text, passes = write(model, prompt, 24, depth)
@@ -626,8 +626,9 @@ check.reveal("11.fast", formula=tokens / (wide[1] + draft), machine=pair.ratio, 
 
 # %% [markdown]
 # Fewer passes, and it takes longer: a tiny model on a CPU is where drafting **loses**. The formula leaves out what
-# happens between passes (comparing, cutting the cache), which is a good part of a step that short. So when does it
-# win? Where a pass over a few tokens costs no more than over one, and the module is one block of sixty.
+# happens between passes (comparing, cutting the cache) and takes its costs from one length; see how near it comes. So
+# when does drafting win? Where a pass over a few tokens costs no more than over one, and the module is one block of
+# sixty.
 
 # %% [markdown]
 # ### DeepSeek-V3 by formula
@@ -679,28 +680,30 @@ show(draw.speed(chances, curves, finding, here))
 # ### Your own prompt
 #
 # Write lines of your own (the model knows lines like `de|FR=Frankreich` best) and run the cell. Each row is one pass:
-# guesses that were taken, the model's own token behind them, and below it what was refused.
+# guesses that were taken, the model's own token behind them, and below it what was refused. The first pass, over the
+# prompt, is left out; a dot (·) is part of a letter.
 
 # %%
 from helpers.widgets import Choice, Slider, explore
 
-my_prompt = "\nde|FR=Frankreich\nfr|d1"
-samples = {"yours": my_prompt, **{text.strip(): text for text in questions[1:]}}
-shown = lambda token: repr(tokenizer.decode([token]))[1:-1].replace(" ", "␣")[:7]  # noqa: E731
+my_prompt = "\npl|m7=lipiec\nsv|d5"
+samples = {"yours": my_prompt, **{text: f"\n{text}" for text in ("sw|d5", "it|TR", "en|NZ", "fi|m12", "th|m1")}}
+
+
+def shown(token):
+    text = tokenizer.decode([token]).replace("\ufffd", "·").replace(" ", "␣")
+    return repr(text)[1:-1][:7]
 
 
 def passes_picture(prompt: str, depth: int):
     own = tokenizer(samples[prompt], return_tensors="pt").input_ids
-    text, passes = write(model, own, 14, depth)
-    strip, at = [], 1
+    text, passes = write(model, own, 12, depth)
+    words, strip, at = [shown(token) for token in text[0]] + ["…"], [], 1
     for guesses, right in passes:
-        words = text[0].tolist()
-        last = words[at + right] if at + right < len(words) else None
-        strip.append(draw.Pass(at, [shown(g) for g in guesses], right, shown(last) if last is not None else "…"))
+        strip.append(draw.Pass(at, [shown(token) for token in guesses], right, words[min(at + right, len(text[0]))]))
         at += right + 1
-    return draw.strip(
-        strip, f"{len(passes) + 1} passes for {text.shape[1]} tokens: {repr(tokenizer.decode(text[0]))[:60]}"
-    )
+    said = repr(tokenizer.decode(text[0]))[:50]
+    return draw.strip(strip, f"{len(passes) + 1} passes for {text.shape[1]} tokens: {said}")
 
 
 explore(passes_picture, prompt=Choice(list(samples), "prompt"), depth=Slider(1, 4, value=2, label="guesses a pass"))
@@ -709,8 +712,8 @@ explore(passes_picture, prompt=Choice(list(samples), "prompt"), depth=Slider(1, 
 # Three things to try:
 #
 # - Move to four guesses. How often is the fourth taken, and how many were refused for each that was?
-# - Ask for a name that is written letter by letter, in Thai or Georgian (`th|m1`, `ka|FR`). Which tokens are easy: the
-#   first of a word, or the later ones?
+# - Ask for a name that is written in pieces of letters, in Thai or Georgian (`th|m1`, `ka|FR`). Which tokens are easy:
+#   the first of a word, or the later ones?
 # - Write something that the model never saw. The text gets strange and the strip does not: it is the model's agreement
 #   with itself, not with the truth.
 

@@ -17,16 +17,20 @@ class Pass(NamedTuple):
     own: str  # what the model says itself behind the last accepted one
 
 
-# how a token came -> colour, how strong, and the sign before its text: three marks, so that none is told by colour
-_KINDS = {"accepted": ("green", 0.45, "✓ "), "refused": ("red", 0.25, "✗ "), "the model's own": ("blue", 0.40, "")}
+# how a token came -> colour, colour of its text, and the sign before it: a mark each, so that none is told by colour
+_KINDS = {
+    "accepted": ("green", "black", "✓ "),
+    "refused": ("orange", "black", "✗ "),
+    "the model's own": ("blue", "white", ""),
+}
 
 
 def strip(passes: Sequence[Pass], title: str) -> go.Figure:
     """One row a pass, one column a place of the text: guesses that were taken, one that was not, the model's token."""
     words = "; ".join(f"pass {n}: {_in_words(one)}" for n, one in enumerate(passes, start=1))
     figure = new_figure(title, f"What each pass over the text gave. {words}.", x="place in the text", y="pass")
-    for kind, (colour, strength, _) in _KINDS.items():
-        marker = dict(symbol="square", size=13, color=OKABE_ITO[colour], opacity=strength)
+    for kind, (colour, _, _) in _KINDS.items():
+        marker = dict(symbol="square", size=13, color=OKABE_ITO[colour])
         figure.add_scatter(x=[None], y=[None], mode="markers", name=kind, marker=marker)
     for row, one in enumerate(passes, start=1):
         for place, kind, text in cells(one):
@@ -35,7 +39,7 @@ def strip(passes: Sequence[Pass], title: str) -> go.Figure:
     last = max(one.start + max(len(one.guesses) - 1, one.accepted) for one in passes)
     figure.update_xaxes(range=[first - 0.6, last + 0.6], dtick=1 if last - first < 20 else 5, showgrid=False)
     figure.update_yaxes(range=[len(passes) + 0.6, 0.4], dtick=1, showgrid=False, zeroline=False)
-    return figure.update_layout(height=190 + 32 * len(passes), **LEGEND_BELOW)
+    return figure.update_layout(height=190 + 38 * len(passes), **LEGEND_BELOW)
 
 
 def cells(one: Pass) -> list[tuple[int, str, str]]:
@@ -84,15 +88,16 @@ def speed(
 
 def _add_cell(figure: go.Figure, row: int, place: int, kind: str, text: str, shared: bool) -> None:
     """A coloured square with its text on it; what was refused in the lower half, what stands there in the upper."""
-    colour, strength, sign = _KINDS[kind]
+    colour, ink, sign = _KINDS[kind]
     upper, lower = row - 0.44, row + 0.44
     if kind == "refused":
         upper = row + 0.02
     elif kind != "accepted" and shared:
         lower = row - 0.02
     box = dict(x0=place - 0.48, x1=place + 0.48, y0=upper, y1=lower, line_width=0)
-    figure.add_shape(type="rect", fillcolor=OKABE_ITO[colour], opacity=strength, layer="below", **box)
-    figure.add_annotation(x=place, y=(upper + lower) / 2, text=f"{sign}{text}", showarrow=False, font=dict(size=11))
+    figure.add_shape(type="rect", fillcolor=OKABE_ITO[colour], layer="below", **box)
+    look = dict(showarrow=False, font=dict(size=12, color=ink))
+    figure.add_annotation(x=place, y=(upper + lower) / 2, text=f"{sign}{text}", **look)
 
 
 def _in_words(one: Pass) -> str:
