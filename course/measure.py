@@ -1,20 +1,38 @@
-"""`python3 -m course measure`: run a case on this machine and record it under `notebooks/measured/`.
+"""`python3 -m course measure`: run cases on this machine and record them under `notebooks/measured/`.
 
     python3 -m course measure --list
-    python3 -m course measure roofline --device cuda
+    python3 -m course measure --device cuda            whatever has no record of this GPU yet, in eight minutes at most
+    python3 -m course measure roofline --again
 
-A case is a function `(device) -> list[Measurement]`. A lesson reads the records; see `helpers.measure.records`.
+A case is a function `(device) -> Iterator[Measurement]`, for CPUs (CASES) or for GPUs (GPU_CASES). One that runs out of
+time or memory, or whose two sides disagree, says so and keeps the lines that it has; the others go on. A lesson reads
+the records (`helpers.measure.records`), and what was hoped for stands in `course.goals`.
 """
 
 import argparse
+import gc
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 import torch
 
+from course.goals import goals_table
 from course.measure_dsa import dsa_decode_case
 from course.measure_generate import generate_case
+from course.measure_gpu import ceilings
+from course.measure_gpu_attention import (
+    index_scores_case,
+    latent_decode_case,
+    sparse_decode_case,
+    sparse_layer_case,
+    sparse_prompt_case,
+)
+from course.measure_gpu_experts import four_bits_case, one_token_case, prompt_case
+from course.measure_gpu_linear import delta_prompt_case, few_tokens_case, many_tokens_case
 from course.measure_moe import moe_case
 from course.measure_speculative import speculative_case
 from helpers.device import describe, pick
@@ -29,7 +47,7 @@ from helpers.measure import (
     name_of,
     write_record,
 )
-from helpers.measure.records import FOLDER
+from helpers.measure.records import FOLDER, machine_slug
 from helpers.units import format_bytes, format_rate, format_seconds
 
 CPU_DTYPES = [torch.float32, torch.bfloat16]  # never float16: no CPU kernel is made for it
@@ -60,48 +78,147 @@ def _width(device: torch.device) -> int:
     return 8192 if device.type == "cuda" else 4096
 
 
-CASES: dict[str, Callable[[torch.device], Iterator[Measurement]]] = {
+Case = Callable[[torch.device], Iterator[Measurement]]
+
+CASES: dict[str, Case] = {
     "roofline": roofline_case,
     "dsa-decode": dsa_decode_case,
     "generate": generate_case,
     "moe": moe_case,
     "speculative": speculative_case,
 }
+GPU_CASES: dict[str, Case] = {
+    "roofline": roofline_case,
+    "latent-decode": latent_decode_case,
+    "index-scores": index_scores_case,
+    "sparse-decode": sparse_decode_case,
+    "sparse-prompt": sparse_prompt_case,
+    "sparse-layer": sparse_layer_case,
+    "linear-few-tokens": few_tokens_case,
+    "linear-many-tokens": many_tokens_case,
+    "experts-one-token": one_token_case,
+    "experts-prompt": prompt_case,
+    "experts-four-bits": four_bits_case,
+    "delta-prompt": delta_prompt_case,
+}
+MINUTES = 8
 
 
-def measure(name: str, device: torch.device, folder: Path = FOLDER) -> tuple[Record, Path]:
-    """Run one case and write its record."""
-    if name not in CASES:
-        raise ValueError(f"case {name!r} is unknown: use {', '.join(CASES)}")
-    lines = []
-    for line in CASES[name](device):
-        lines.append(line)
-        print(f"  {line.label} {line.dtype}", file=sys.stderr)
+def cases_for(kind: str) -> dict[str, Case]:
+    """The cases of a kind of device: "cuda", or any other."""
+    return GPU_CASES if kind == "cuda" else CASES
+
+
+def measure(name: str, device: torch.device, folder: Path = FOLDER, until: float = inf) -> tuple[Record, Path, str]:
+    """Run one case until `time.monotonic()` is `until` and write its record. The text says why lines are missing; it
+    is empty where the case came to its end.
+
+    Raises ValueError for a case that is not of this device, RuntimeError where there is no line to write.
+    """
+    cases = cases_for(device.type)
+    if name not in cases:
+        raise ValueError(f"case {name!r} is unknown for {device.type}: use {', '.join(cases)}")
+    lines, missing = [], ""
+    try:
+        for line in cases[name](device):
+            lines.append(line)
+            print(f"  {line.label} {line.dtype}", file=sys.stderr)
+            if time.monotonic() > until:
+                raise TimeoutError("the time is over")
+    except Exception as error:  # whatever it is, the other cases go on
+        missing = _in_a_line(error)
+        release(device)
+    if not lines:
+        raise RuntimeError(missing or "the case measured nothing")
+    if device.type == "cuda" and name != "roofline":
+        lines = [*ceilings(device), *lines]
     record = Record(name, {**describe(device), "threads": 1}, lines)
-    return record, write_record(record, folder)
+    return record, write_record(record, folder), missing
+
+
+def release(device: torch.device) -> None:
+    """Give back what a case left behind, so that the next one finds the memory empty."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def pending(device: torch.device, folder: Path) -> list[str]:
+    """The cases of this device that have no record of it yet."""
+    there = folder / machine_slug(describe(device))
+    return [name for name in cases_for(device.type) if not (there / f"{name}.json").exists()]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command. Returns the exit status; prints a short table last."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m course measure", description="Measure this machine and record it."
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"cases to run (default: all): {', '.join(CASES)}")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, xpu or npu")
-    parser.add_argument("--list", action="store_true", help="list the cases and stop")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="where records go (default: notebooks/measured)")
-    given = parser.parse_args(argv)
+    """The command. Returns 0 where every case came to its end; prints a short table last."""
+    given = _parser().parse_args(argv)
     if given.list:
-        print("\n".join(f"{name:12} {(case.__doc__ or '').splitlines()[0]}" for name, case in CASES.items()))
+        print("\n".join(_listed("CPU", CASES) + _listed("GPU", GPU_CASES)))
         return 0
     try:
         device = pick(given.device)
-        for name in given.names or CASES:
-            print(_report(*measure(name, device, given.out)))
+        unknown = [name for name in given.names if name not in cases_for(device.type)]
+        if unknown:
+            known = ", ".join(cases_for(device.type))
+            raise ValueError(f"case {unknown[0]!r} is unknown for {device.type}: use {known}")
     except ValueError as error:
         print(f"course measure: {error}", file=sys.stderr)
         return 2
-    return 0
+    names = given.names or (list(cases_for(device.type)) if given.again else pending(device, given.out))
+    stopped = run_all(names, device, given.out, given.minutes)
+    if device.type == "cuda":
+        print(goals_table(given.out / machine_slug(describe(device))))
+    if not names:
+        print("nothing is pending: every case has its record (--again measures anew)")
+    print("".join(f"{name}: stopped, {why}\n" for name, why in stopped.items()), end="")
+    return 1 if stopped else 0
+
+
+def run_all(names: list[str], device: torch.device, folder: Path, minutes: float | None) -> dict[str, str]:
+    """Run the cases one after another and print each record. Those that did not come to their end, and why."""
+    allowed = minutes if minutes is not None else MINUTES if device.type == "cuda" else inf
+    until, stopped = time.monotonic() + 60 * allowed, {}
+    for name in names:
+        if time.monotonic() > until:
+            stopped[name] = f"the {allowed:g} minutes were over before it began"
+            continue
+        try:
+            record, path, missing = measure(name, device, folder, until)
+            print(_report(record, path))
+        except RuntimeError as error:
+            missing = f"{error}; nothing is recorded"
+        if missing:
+            stopped[name] = missing
+        release(device)
+    return stopped
+
+
+def _in_a_line(error: Exception) -> str:
+    """What went wrong, for the table; the whole story goes to stderr."""
+    if isinstance(error, TimeoutError):
+        return f"{error}; the lines up to here are recorded"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory; the lines up to here are recorded"
+    traceback.print_exception(error, file=sys.stderr)
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:150]}"
+
+
+def _listed(where: str, cases: dict[str, Case]) -> list[str]:
+    return [f"{name:19} {where}  {(case.__doc__ or '').splitlines()[0]}" for name, case in cases.items()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m course measure", description="Measure this machine and record it."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="cases to run (default: those without a record)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, xpu or npu")
+    parser.add_argument("--list", action="store_true", help="list the cases and stop")
+    parser.add_argument("--again", action="store_true", help="also those that have a record of this device")
+    parser.add_argument("--minutes", type=float, help=f"begin no case after so many (default on a GPU: {MINUTES})")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="where records go (default: notebooks/measured)")
+    return parser
 
 
 def _report(record: Record, path: Path) -> str:

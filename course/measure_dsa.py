@@ -84,21 +84,26 @@ def our_steps(model: GLM5, x: torch.Tensor, remembered: list[torch.Tensor]) -> d
     return written | {"compiled": our_step(model, x, remembered, cache, whole(model.blocks[0].attention))}
 
 
-def models(device: torch.device) -> tuple[nn.Module, GLM5]:
+def models(
+    device: torch.device, sizes: dict[str, int] = SIZES, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, GLM5]:
     """transformers' model of one block and ours, with the same weights."""
     from transformers import GlmMoeDsaConfig, GlmMoeDsaForCausalLM  # takes seconds, and no other case needs it
 
     torch.manual_seed(0)
-    theirs = GlmMoeDsaForCausalLM._from_config(GlmMoeDsaConfig(**SIZES), attn_implementation="sdpa").eval().to(device)
-    ours, weights = GLM5(from_hf(theirs.config.to_dict())).eval().to(device), theirs.state_dict()
+    theirs = GlmMoeDsaForCausalLM._from_config(GlmMoeDsaConfig(**sizes), attn_implementation="sdpa")
+    theirs = theirs.eval().to(device, dtype)
+    ours, weights = GLM5(from_hf(theirs.config.to_dict())).eval().to(device, dtype), theirs.state_dict()
     ours.load_state_dict({name: weights[published_name(name)] for name in ours.state_dict()})
     return theirs, ours
 
 
-def memory(length: int, device: torch.device) -> list[torch.Tensor]:
+def memory(
+    length: int, device: torch.device, sizes: dict[str, int] = SIZES, dtype: torch.dtype = torch.float32
+) -> list[torch.Tensor]:
     """A latent, a turned key and an index key for each token of a text."""
-    widths = (SIZES["kv_lora_rank"], SIZES["qk_rope_head_dim"], SIZES["index_head_dim"])
-    return [torch.randn(1, length, width, device=device) for width in widths]
+    widths = (sizes["kv_lora_rank"], sizes["qk_rope_head_dim"], sizes["index_head_dim"])
+    return [torch.randn(1, length, width, device=device, dtype=dtype) for width in widths]
 
 
 def their_step(model: nn.Module, x: torch.Tensor, remembered: list[torch.Tensor]) -> Step:
@@ -112,7 +117,7 @@ def their_step(model: nn.Module, x: torch.Tensor, remembered: list[torch.Tensor]
     )
     latent, key_turned, index_key = remembered
     cache.update(latent[:, None], halves_apart(key_turned)[:, None], 0)
-    cache.update_indexer(halves_apart(index_key, SIZES["qk_rope_head_dim"]), 0)
+    cache.update_indexer(halves_apart(index_key, model.config.qk_rope_head_dim), 0)
     entry = cache.layers[0]
     held = entry.keys, entry.values, entry.indexer_keys
     rotary = model.model.rotary_emb(x, torch.tensor([[length]], device=x.device))

@@ -75,22 +75,26 @@ def layers(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[nn.Mod
     from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeExperts
 
     torch.manual_seed(0)
-    ours = Experts(size.experts, size.width, size.hidden).to(device, dtype).eval()
+    with device:
+        ours = Experts(size.experts, size.width, size.hidden).to(dtype).eval()
     config = Qwen3_5MoeTextConfig(
         hidden_size=size.width,
         moe_intermediate_size=size.hidden,
         num_experts=size.experts,
         num_experts_per_tok=size.chosen,
     )
-    theirs = Qwen3_5MoeExperts(config).to(device, dtype).eval()
+    with device:
+        theirs = Qwen3_5MoeExperts(config).to(dtype).eval()
     both = {"gate_up_proj": torch.cat([ours.gate, ours.up], dim=1), "down_proj": ours.down}
     theirs.load_state_dict({name: weight.detach() for name, weight in both.items()})
     return theirs, ours, SwiGLU(size.width, size.chosen * size.hidden).to(device, dtype).eval()
 
 
-def inputs(size: Size, tokens: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, Routing]:
+def inputs(
+    size: Size, tokens: int, dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> tuple[torch.Tensor, Routing]:
     """Hidden states, and experts chosen at random for each of them."""
-    generator = torch.Generator().manual_seed(tokens)
+    generator = torch.Generator().manual_seed(tokens + seed)
     x = torch.randn(tokens, size.width, generator=generator)
     indices, weights = softmax_top_k(torch.randn(tokens, size.experts, generator=generator), size.chosen)
     return x.to(device, dtype), (indices.to(device), weights.to(device, dtype))

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from course.measure import CASES
+from course.goals import GOALS, results
+from course.measure import cases_for
 from course.parity import ALLOWED, ROOT_2, Line, ParityRecord, by_padding, read_parity, worst
 from course.parity_runs import PADDINGS
 from course.site.tables import Row, table
@@ -70,6 +71,8 @@ def measured_page(folder: Path = FOLDER) -> str:
     machines: dict[str, dict[str, Record]] = {}
     for path in paths:
         machines.setdefault(path.parent.name, {})[path.stem] = read_record(path)
+    gpus = [place for place, found in machines.items() if next(iter(found.values())).machine["device"] == "cuda"]
+    goals = [_goals(folder / place, place) for place in gpus] or [_goals(folder / "none", "a GPU")]
     body = [_records(found) for found in machines.values()] or [f"**{NOT_YET}**: no record of any machine.\n"]
     return f"""# Measured
 
@@ -77,13 +80,41 @@ Speeds and sizes as `python3 -m course measure` recorded them: the median of the
 the machine that is named. The share is of that machine's own roofline: the least time in which it could have done the
 work. Lessons measure your machine first, and show these beside it.
 
-{chr(10).join(body)}"""
+{chr(10).join(body)}
+## Goals on a GPU
+
+Set down before anything was measured. On paper is what copy and matrix product alone would allow, if both sides took
+their least time.
+
+{chr(10).join(goals)}"""
+
+
+def _goals(folder: Path, where: str) -> str:
+    columns = ("goal", "at least", "on paper", "measured")
+    rows = [
+        (
+            goal.says,
+            _times(goal.least, goal.slow),
+            None if goal.floor is None else _times(goal.floor if found is None else found.possible, goal.slow),
+            NOT_YET if found is None else _times(found.reached, goal.slow),
+        )
+        for goal, found in results(folder)
+    ]
+    return f"{table(f'{len(GOALS)} goals on {where}', columns, rows)}\n"
+
+
+def _times(number: float, slow: str | None) -> str:
+    return f"{number:.1f} times" if slow else f"{number:.0%}"
 
 
 def _records(found: dict[str, Record]) -> str:
     first = next(iter(found.values()))
     there = [_record(record) for record in found.values()]
-    absent = [f"### {name}\n\n**{NOT_YET}** on this machine.\n" for name in CASES if name not in found]
+    absent = [
+        f"### {name}\n\n**{NOT_YET}** on this machine.\n"
+        for name in cases_for(str(first.machine["device"]))
+        if name not in found
+    ]
     return "\n".join([f"## {first.machine['name']}\n", *there, *absent])
 
 

@@ -19,7 +19,18 @@ from typing import NamedTuple
 
 import torch
 
-from helpers.kernels.launch import Variant, blocks, kernel, launch, launches, refuse_mixed, refuse_scattered, tile, tl
+from helpers.kernels.launch import (
+    Variant,
+    blocks,
+    kernel,
+    launch,
+    launches,
+    may_ask,
+    refuse_mixed,
+    refuse_scattered,
+    tile,
+    tl,
+)
 from helpers.kernels.unpack import SHARED, WORDS, lay, table_of, take_back, weights
 from helpers.measure import Work
 from helpers.moe import dispatch
@@ -64,6 +75,7 @@ def dispatched(
     plain = isinstance(stacks, Stacks)
     if not launches(x, *(stacks[:3] if plain else ())):
         return dispatch.dispatched(x, indices, weights, stacks if plain else unpacked(stacks, x.dtype))
+    indices, weights = indices.contiguous(), weights.contiguous()  # a router gives the first of a longer row
     experts, hidden = _refuse(x, indices, weights, stacks)
     plan, chosen = planned(indices, experts), indices.shape[1]
     middle, made = x.new_empty(indices.numel(), hidden), x.new_empty(indices.numel(), x.shape[1])
@@ -107,7 +119,7 @@ def unpacked(stacks: PackedStacks, dtype: torch.dtype) -> Stacks:
     return Stacks(of(stacks.gate), of(stacks.up), of(stacks.down), stacks.limit)
 
 
-def cost(tokens: int, width: int, hidden: int, chosen: int, touched: int, bits: float = 16) -> Work:
+def cost(tokens: int, width: int, hidden: int, chosen: int, touched: float, bits: float = 16) -> Work:
     """``touched`` experts were chosen by any token; activations have 16 bits. Built in lesson 16."""
     pairs, matrices = tokens * chosen, 3 * width * hidden
     numbers = 2 * tokens * width + 2 * pairs * (hidden + width)
@@ -134,7 +146,7 @@ def _refuse(x: Tensor, indices: Tensor, weights: Tensor, stacks: Stacks | Packed
             raise ValueError(f"{kind} is {tuple(shapes[kind])}; with tokens of {width} it must be {shape}")
     if indices.shape != weights.shape or len(indices) != len(x):
         raise ValueError(f"{len(x)} tokens with indices {tuple(indices.shape)} and weights {tuple(weights.shape)}")
-    if not (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if may_ask(x):
         low, high = (int(end) for end in indices.aminmax())
         if low < 0 or high >= experts:
             raise ValueError(f"expert {low if low < 0 else high} was chosen; there are experts 0 to {experts - 1}")

@@ -13,7 +13,7 @@ each, per query, whatever the length of the text; that is the point.
 
 import torch
 
-from helpers.kernels.launch import Variant, blocks, kernel, launch, launches, tile, tl
+from helpers.kernels.launch import Variant, blocks, kernel, launch, launches, may_ask, tile, tl
 from helpers.kernels.mla_decode import refuse_latents
 from helpers.kernels.softmax import LOG2_E, fold
 from helpers.kernels.split import STAGES, combined, heads_a_program, splits_for
@@ -39,7 +39,8 @@ def attend_chosen(
 ) -> Float[Tensor, "B T H V"]:
     """The numbers of ``dsa.attend_chosen``, for one query or for many; -1 stands for no position.
 
-    A position behind the cache would read foreign memory; it is refused, which costs one look at the largest.
+    A position behind the cache would read foreign memory; it is refused, which costs one look at the largest (but while
+    a CUDA graph is captured, which cannot look).
     Raises ValueError for it, for sizes that do not fit, an empty choice, tensors in pieces, mixed dtypes.
     Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; FlashMLA's sparse kernels do this job. Built in lesson 16.
     """
@@ -63,7 +64,7 @@ def _refuse(chosen: Tensor, query: Tensor, keys: int) -> None:
         raise ValueError(f"the choice is {tuple(chosen.shape)} for {tuple(query.shape[:2])} queries; each needs some")
     if chosen.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"the choice is {chosen.dtype}: positions are int32 or int64")
-    lowest, highest = (int(end) for end in chosen.aminmax())
+    lowest, highest = (int(end) for end in chosen.aminmax()) if may_ask(chosen) else (-1, -1)
     if highest >= keys or lowest < -1:
         raise ValueError(f"positions {lowest} to {highest} were chosen; the cache has 0 to {keys - 1}, and -1 for none")
 

@@ -39,6 +39,11 @@ class Timing:
     def bytes_per_s(self, work: Work) -> float:
         return work.bytes / self.median_s
 
+    def of_each(self, parts: int) -> "Timing":
+        """The seconds of one of ``parts`` equal calls that were timed together as one."""
+        each = (seconds / parts for seconds in (self.median_s, self.q1_s, self.q3_s))
+        return Timing(*each, self.repeats, self.calls * parts, self.clock)
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -34,7 +34,7 @@ def test_without_a_name_every_case_runs(quick_case, tmp_path):
 
 def test_an_unknown_case_or_device_is_one_clear_line(quick_case, tmp_path, capsys):
     assert measure.main(["speed", "--device", "cpu", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "course measure: case 'speed' is unknown: use quick\n"
+    assert capsys.readouterr().err == "course measure: case 'speed' is unknown for cpu: use quick\n"
     assert measure.main(["--device", "gpu", "--out", str(tmp_path)]) == 2
     assert "auto, cpu, cuda" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -42,7 +42,73 @@ def test_an_unknown_case_or_device_is_one_clear_line(quick_case, tmp_path, capsy
 
 def test_the_list_names_each_case_and_says_what_it_measures(capsys):
     assert measure.main(["--list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(measure.CASES)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == [*measure.CASES, *measure.GPU_CASES]
+    assert all(len(line.split()) > 4 for line in printed)
+
+
+def test_what_has_a_record_is_not_pending_unless_it_is_asked_for_again_or_by_name(quick_case, tmp_path, capsys):
+    calls = ["--device", "cpu", "--out", str(tmp_path)]
+    record = tmp_path / "cpu" / "quick.json"
+    for arguments, measured in (([], True), ([], False), (["--again"], True), (["quick"], True)):
+        written = record.stat().st_mtime_ns if record.exists() else 0
+        assert measure.main([*arguments, *calls]) == 0
+        assert (record.stat().st_mtime_ns > written) == measured
+        assert ("nothing is pending" in capsys.readouterr().out) != measured
+
+
+def line_of(label: str) -> Measurement:
+    return Measurement.of(label, "float32", [64], Rate(Work(16, 64), Timing(1, 1, 1, 3, 1, "wall clock")))
+
+
+def broken(error: Exception, before: int):
+    def case(device: torch.device):
+        """A case for the test."""
+        yield from (line_of(f"line {n}") for n in range(before))
+        raise error
+
+    return case
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (AssertionError("ours beside theirs: relative RMS"), "AssertionError: ours beside theirs"),
+        (ImportError("no GlmMoeDsaConfig"), "ImportError: no GlmMoeDsaConfig"),
+    ],
+)
+def test_a_case_that_fails_says_so_keeps_its_lines_and_the_others_go_on(monkeypatch, tmp_path, capsys, error, said):
+    cases = {"first": broken(error, 2), "second": broken(error, 0), "third": lambda device: iter([line_of("read")])}
+    monkeypatch.setattr(measure, "CASES", cases)
+    assert measure.main(["--device", "cpu", "--out", str(tmp_path)]) == 1
+    assert [line.label for line in read_record(tmp_path / "cpu" / "first.json").measurements] == ["line 0", "line 1"]
+    assert not (tmp_path / "cpu" / "second.json").exists()
+    assert (tmp_path / "cpu" / "third.json").exists()
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last[0].startswith(f"first: stopped, {said}")
+    assert last[1].startswith(f"second: stopped, {said}")
+
+
+def test_when_the_time_is_over_the_lines_so_far_stay_and_no_case_begins(monkeypatch, tmp_path, capsys):
+    clock = iter(range(0, 10_000, 20))  # seconds: every look at the clock comes 20 later
+    monkeypatch.setattr(measure.time, "monotonic", lambda: next(clock))
+    many = lambda device: (line_of(f"line {n}") for n in range(100))  # noqa: E731
+    monkeypatch.setattr(measure, "CASES", {"first": many, "second": many})
+    assert measure.main(["--device", "cpu", "--out", str(tmp_path), "--minutes", "1.5"]) == 1
+    assert [line.label for line in read_record(tmp_path / "cpu" / "first.json").measurements] == [
+        f"line {n}" for n in range(4)
+    ]
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first.startswith("first: stopped, the time is over")
+    assert second == "second: stopped, the 1.5 minutes were over before it began"
+
+
+def test_a_gpu_has_cases_of_its_own():
+    assert measure.cases_for("cuda") is measure.GPU_CASES
+    assert measure.cases_for("cpu") is measure.cases_for("mps") is measure.CASES
+    with pytest.raises(ValueError, match="'experts-prompt' is unknown for cpu"):
+        measure.measure("experts-prompt", torch.device("cpu"))
 
 
 def test_no_case_multiplies_float16_on_a_cpu():
