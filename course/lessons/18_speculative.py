@@ -552,8 +552,22 @@ for batch in (1, 16, 64, 128, 256, 1024):
 
 # %% [markdown]
 # The more readers a server has, the less a guess is worth: refused guesses are work taken from somebody else. With a
-# batch above the ridge nothing helps, since k + 1 times the work gives k + 1 times the tokens at best. Here you can see
-# it on your own machine: rows times five tokens, beside rows times one.
+# batch above the ridge nothing helps, since k + 1 times the work gives k + 1 times the tokens at best. The recorded
+# machine of lesson 00 shows the same on one layer as wide as a real one: how much longer for more tokens?
+
+# %%
+from helpers.measure import recorded
+
+for place, record in recorded("roofline").items():
+    for dtype in ("float32", "bfloat16"):
+        first = record.find("batch 1", dtype)
+        costs = {tokens: record.find(f"batch {tokens}", dtype).median_s / first.median_s for tokens in (4, 16, 64, 256)}
+        said = ", ".join(f"{tokens} tokens {cost:.1f}" for tokens, cost in costs.items())
+        print(f"{place}, {dtype}, {' x '.join(map(str, first.shape[1:]))}: one token 1, {said}")
+
+# %% [markdown]
+# In bfloat16 more tokens come cheap there, in float32 they do not: what a pass costs is a matter of kernels too. And
+# your own machine, with the small Python model: rows times five tokens, beside rows times one.
 
 # %%
 batches = (1, 16) if scale == "smoke" else (1, 4, 16, 64, 128)
@@ -566,8 +580,6 @@ for rows in batches:
 # time.
 
 # %%
-from helpers.measure import recorded
-
 for place, record in recorded("speculative").items():
     print(f"{place}, {record.machine['name']}, recorded {record.date}")
     for plainly, guessing in zip(record.measurements[::2], record.measurements[1::2], strict=True):

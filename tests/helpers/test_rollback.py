@@ -97,6 +97,21 @@ def test_going_back_many_times_ends_where_reading_once_does(model):
     assert max_error(model(ids[:, position:], cache), model(ids)[:, position:]) <= SAME
 
 
+def test_a_cache_whose_room_was_taken_at_once_goes_back_too(model):
+    """There is nothing to cut then, and positions bar what is stale. Some caches have no fixed room."""
+    ids, wrong, cache = text(1), text(1).flip(1)[:, :5], model.new_cache()
+    if not all(hasattr(block, "reserve") for block in cache.blocks):
+        with pytest.raises(ValueError, match="no fixed room"):
+            cache.reserve(50)
+        return
+    cache.reserve(50)
+    model(ids[:, :30], cache)
+    cache.mark()
+    model(wrong, cache)
+    cache.keep(torch.tensor([0]))
+    assert max_error(model(ids[:, 30:40], cache), model(ids[:, :40])[:, 30:]) <= SAME
+
+
 def test_a_drafter_goes_back_too(tmp_path):
     parity_runs.save_random("deepseek_v3", tmp_path)
     model = load(tmp_path, torch.float64)
