@@ -5,6 +5,6 @@ This file and ``__main__`` import the standard library only: they run before any
 
 import os
 
-# On shared cores torch's OpenMP threads spin while they wait, and a lesson runs up to ten times slower.
+# On shared cores torch's OpenMP threads spin while they wait, and a lesson spends most of its time on that.
 # The setting works only if it is there before torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -54,6 +54,11 @@ def test_the_ratio_says_how_many_times_faster_the_second_is(monkeypatch):
     assert pair.a.repeats == 5
 
 
+def test_calls_that_were_timed_together_share_the_seconds():
+    together = timing.Timing(6.0, 3.0, 9.0, repeats=5, calls=2, clock="CUDA events")
+    assert together.of_each(3) == timing.Timing(2.0, 1.0, 3.0, repeats=5, calls=6, clock="CUDA events")
+
+
 def test_short_calls_are_repeated_until_a_sample_is_long_enough(monkeypatch):
     monkeypatch.setattr(timing, "_clock", lambda device: ("a clock for the test", lambda function, calls: 1e-6 * calls))
     result = measure_one(lambda: None, min_sample_s=1e-3)
