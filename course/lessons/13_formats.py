@@ -21,7 +21,7 @@
 
 # %% tags=["parameters"]
 scale = "laptop"  # "smoke" for a check in seconds, "laptop" for 2 CPU cores, "full" for a GPU
-checkpoint = "zoo:tiny-qwen3"  # or a Hugging Face id, or a folder, whose weights are quantised
+checkpoint = "zoo:tiny-qwen3"  # or a Hugging Face id, or a folder, of a model 128, 256, ... wide
 device = "auto"
 seed = 0
 
@@ -132,10 +132,11 @@ outliers = torch.where(torch.rand_like(gaussian) < 1 / 1000, 20 * gaussian, gaus
 stored = tensors(resolve(checkpoint, download=True))
 plain = {n: t for n, t in stored.items() if t.dim() == 2 and t.dtype in (torch.bfloat16, torch.float32)}
 fits = {n: t for n, t in plain.items() if t.shape[1] % 128 == 0}
-embedding = next(n for n in fits if "embed" in n)
-layer = max((n for n in fits if n != embedding), key=lambda n: (fits[n].numel(), n))
+names = sorted(fits, key=lambda n: (fits[n].numel(), n))  # the largest and last at the end
+embedding = next((n for n in names if "embed" in n), names[0])
+layer = next(n for n in reversed(names) if n != embedding)
 kinds = {"Gaussian": gaussian, "with outliers": outliers}
-kinds |= {"trained layer": fits[layer].float(), "trained embedding": fits[embedding].float()}
+kinds |= {"trained layer": fits[layer][:4096].float(), "trained embedding": fits[embedding][:4096].float()}
 print(f"trained: {layer} {tuple(fits[layer].shape)} and {embedding} {tuple(fits[embedding].shape)}")
 for name, w in kinds.items():
     print(f"{name:18} largest {w.abs().max() / w.std():5.1f} standard deviations")

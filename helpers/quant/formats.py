@@ -21,6 +21,7 @@ from helpers.shapes import Float, Tensor
 
 Shape = tuple[int, int]
 Tensors = Mapping[str, Tensor]
+LARGEST = 1e37  # beyond it the sums that scales are made of leave float32
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def encode(weight: Float[Tensor, "O I"], name: str) -> Encoded:
     """``weight`` in the format ``name``, one of FORMATS.
 
     ValueError for an unknown name, a tensor that is no matrix or has no number in it, a width that the format's groups
-    do not divide, NaN or infinity. Built in lesson 13.
+    do not divide, NaN, infinity, or a number above 1e37. Built in lesson 13.
     """
     form = format_of(name)
     _check(weight, name, form.divides)
@@ -94,6 +95,8 @@ def _check(weight: Tensor, name: str, divides: int) -> None:
     if not weight.isfinite().all():
         wrong = int((~weight.isfinite()).sum())
         raise ValueError(f"{name!r} stores finite numbers, and {wrong} of {weight.numel()} here are NaN or infinite")
+    if (most := weight.abs().max().item()) > LARGEST:
+        raise ValueError(f"{name!r} stores numbers up to {LARGEST:g}, and the largest here is {most:.3g}")
 
 
 # Integers.

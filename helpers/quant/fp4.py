@@ -59,7 +59,8 @@ def pack_nvfp4(
     most = largest(weight, (1, group))
     outer = not_zero(most.amax() / (E4M3.largest * E2M1[-1]))
     inner = (most / E2M1[-1] / outer).clamp(SMALLEST_SCALE, E4M3.largest).to(torch.float8_e4m3fn)
-    numbers = weight.float() * spread((1 / outer) / inner.float(), weight.shape, (1, group))
+    steps = ((1 / outer) / inner.float()).clamp(max=torch.finfo(torch.float32).max)
+    numbers = weight.float() * spread(steps, weight.shape, (1, group))
     return pack_pairs(e2m1_codes(numbers)), inner, outer
 
 

@@ -88,7 +88,8 @@ def vectorwise(rows: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[T
     Built in lesson 13.
     """
     most = not_zero(rows.float().abs().amax(dim=1))
-    codes = (rows.float() * (INT8_LARGEST / most)[:, None]).round().clamp(-INT8_LARGEST, INT8_LARGEST)
+    steps = (INT8_LARGEST / most).clamp(max=torch.finfo(torch.float32).max)
+    codes = (rows.float() * steps[:, None]).round().clamp(-INT8_LARGEST, INT8_LARGEST)
     return codes.to(torch.int8), most / INT8_LARGEST
 
 

@@ -213,6 +213,17 @@ def test_a_gaussian_loses_more_with_fewer_bits_and_never_more_than_the_format_sh
     assert least.get(name, 42) <= sqnr(encode(weight, name).decode(), weight) <= least.get(name, 42) + 3
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [1e-34, 1e-36, 1e-38, 1e-40, 1e-44])
+def test_numbers_at_the_lower_end_of_float32_come_back_finite_no_larger_and_zeros_as_zeros(name, size):
+    weight = randn(2, 256, seed=0) * size
+    weight[:, ::7] = 0
+    back = encode(weight, name).decode()
+    assert back.isfinite().all()
+    assert (back[:, ::7] == 0).all()
+    assert back.abs().max() <= 1.3 * weight.abs().max()
+
+
 # Refused.
 
 
@@ -235,6 +246,12 @@ def test_what_is_no_number_is_refused_and_counted(name, wrong):
     weight[1, 3] = wrong
     with pytest.raises(ValueError, match=rf"'{name}' stores finite numbers, and 1 of 256 here"):
         encode(weight, name)
+
+
+def test_a_number_that_leaves_no_room_for_a_scale_is_refused():
+    assert encode(torch.full((1, 128), 9e36), "int8-affine").decode().isfinite().all()
+    with pytest.raises(ValueError, match=r"'nf4' stores numbers up to 1e\+37, and the largest here is 2e\+37"):
+        encode(torch.full((1, 128), 2e37), "nf4")
 
 
 @pytest.mark.parametrize("weight", [torch.ones(128), torch.ones(2, 2, 128), torch.ones(2, 128).int(), torch.ones(0, 8)])
