@@ -36,13 +36,23 @@ class Measurement:
     flops: float
     bytes: float
     roofline_share: float | None = None  # the least possible time by the record's roofline, over the median
+    scores: dict[str, float] | None = None  # what else is known of the thing that was timed, by name
 
     @classmethod
-    def of(cls, label: str, dtype: str, shape: list[int], rate: Rate, roof: Roofline | None = None) -> "Measurement":
+    def of(
+        cls,
+        label: str,
+        dtype: str,
+        shape: list[int],
+        rate: Rate,
+        roof: Roofline | None = None,
+        scores: dict[str, float] | None = None,
+    ) -> "Measurement":
         """`roof` is the ceiling to compare with; None for the lines that define it."""
         work, timing = rate.work, rate.timing
         share = roof and roof.seconds(work) / timing.median_s
-        return cls(label, dtype, shape, **asdict(timing), flops=work.flops, bytes=work.bytes, roofline_share=share)
+        known = dict(flops=work.flops, bytes=work.bytes, roofline_share=share, scores=scores)
+        return cls(label, dtype, shape, **asdict(timing), **known)
 
     @property
     def flops_per_s(self) -> float:
@@ -88,9 +98,18 @@ def write_record(record: Record, folder: Path = FOLDER) -> Path:
     path = folder / machine_slug(record.machine) / f"{record.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(asdict(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(_written(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(part, path)
     return path
+
+
+def _written(record: Record) -> dict:
+    """Scores only where there are some."""
+    whole = asdict(record)
+    for line in whole["measurements"]:
+        if line["scores"] is None:
+            del line["scores"]
+    return whole
 
 
 def read_record(path: Path) -> Record:
@@ -118,14 +137,14 @@ def machine_slug(machine: dict) -> str:
 
 
 def _build(kind: type, values: object):
-    """The dataclass from a JSON object: every field there, none besides, each of its type."""
+    """The dataclass from a JSON object: every field there but `scores`, none besides, each of its type."""
     if not isinstance(values, dict):
         raise ValueError(f"{kind.__name__} must be an object, not {type(values).__name__}")
-    names = [f.name for f in fields(kind)]
-    if wrong := sorted(set(names) ^ set(values)):
+    names = {f.name for f in fields(kind)}
+    if wrong := sorted((names ^ set(values)) - (names & {"scores"})):  # which older records do not have
         raise ValueError(f"{kind.__name__} has missing or unknown fields: {', '.join(wrong)}")
     hints = typing.get_type_hints(kind)
-    for name in names:
+    for name in names & set(values):
         if not _fits(values[name], hints[name]):
             raise ValueError(f"{kind.__name__}.{name} is {values[name]!r}, but must be {hints[name]}")
     return kind(**values)

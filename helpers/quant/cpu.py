@@ -8,8 +8,11 @@ ways are for bfloat16. ``course measure quant`` has the numbers.
 
 import functools
 import logging
+import math
+from collections.abc import Callable
 
 import torch
+from torch.nn import functional
 
 from helpers.quant.formats import Encoded, Shape, Tensors
 from helpers.quant.integers import vectorwise
@@ -18,14 +21,30 @@ from helpers.quant.packing import pack_pairs, unpack_pairs
 from helpers.quant.ways import DYNAMIC, Way, Ways
 from helpers.shapes import Float, Tensor
 
-# Tokens up to which the kernel takes less time than decoding and one product, measured with 2048 to 4096 wide layers.
-MOST_INT8, MOST_INT4, MOST_NF4 = 16, 64, 512
+# Tokens up to which a kernel takes less time than decoding and one product, with layers 2048 and 4096 wide. NF4's does
+# so with 512 tokens still, the most that were tried: a look-up in a table is slow to decode.
+MOST_INT8, MOST_INT4, MOST_NF4 = 32, 96, math.inf
+ROWS_AT_ONCE = 256  # decoded for many tokens: 2 MB of bfloat16 where they are 4096 wide
 ROWS_ALONE = 3  # so few tokens torch._int_mm multiplies faster one by one
 
 # Rows that torch's INT4 layout mixes, by the vector instructions that it was built for.
 ROWS_A_BLOCK = {"AVX512": 64, "AVX2": 32}
 INT4_GROUPS = (32, 64, 128, 256)
 NF4_ROWS = 32  # rows that bitsandbytes' layout mixes
+
+Decode = Callable[[Tensors, Shape, torch.dtype], Tensor]
+
+
+def _decoded(
+    x: Float[Tensor, "tokens I"], decode: Decode, cut: Callable[[Tensors, slice], Tensors], tensors: Tensors, rows: int
+) -> Float[Tensor, "tokens O"]:
+    """Many tokens times some decoded rows at a time: they stay in the cache, and no whole matrix is ever made."""
+    made = []
+    for begin in range(0, rows, ROWS_AT_ONCE):
+        end = min(begin + ROWS_AT_ONCE, rows)
+        weight = decode(cut(tensors, slice(begin, end)), (end - begin, x.shape[1]), x.dtype)
+        made.append(functional.linear(x, weight))
+    return torch.cat(made, dim=-1)
 
 
 # INT8: the codes lie as the format stores them.
@@ -37,18 +56,27 @@ def _fits_int8(encoded: Encoded) -> bool:
 
 
 def _decode_int8(tensors: Tensors, shape: Shape, dtype: torch.dtype) -> Float[Tensor, "O I"]:
-    return (tensors["codes"] * tensors["scale"][:, None]).to(dtype)
+    """In float32 and rounded once, in a single pass over memory."""
+    out = torch.empty(shape, dtype=dtype, device=tensors["codes"].device)
+    return torch.mul(tensors["codes"], tensors["scale"][:, None], out=out)
 
 
 def _multiply_int8(x: Float[Tensor, "tokens I"], tensors: Tensors) -> Float[Tensor, "tokens O"]:
+    if len(x) > MOST_INT8:
+        return _decoded(x, _decode_int8, _rows_int8, tensors, len(tensors["codes"]))
     return torch._weight_int8pack_mm(x, tensors["codes"], tensors["scale"].to(x.dtype))
+
+
+def _rows_int8(tensors: Tensors, rows: slice) -> dict[str, Tensor]:
+    return {part: tensor[rows] for part, tensor in tensors.items()}
 
 
 def _multiply_dynamic(x: Float[Tensor, "tokens I"], tensors: Tensors) -> Float[Tensor, "tokens O"]:
     """Whole numbers times whole numbers, added up without rounding; then the scales of the token and of the row."""
     codes, scale = vectorwise(x)
-    pieces = codes.split(1 if len(codes) <= ROWS_ALONE else len(codes))
-    sums = torch.cat([torch._int_mm(piece, tensors["codes"].T) for piece in pieces])
+    pieces = codes.split(1) if 1 < len(codes) <= ROWS_ALONE else [codes]
+    sums = [torch._int_mm(piece, tensors["codes"].T) for piece in pieces]
+    sums = torch.cat(sums) if len(sums) > 1 else sums[0]
     return (sums * scale[:, None] * tensors["scale"]).to(x.dtype)
 
 
@@ -110,8 +138,15 @@ def _zero(parts: Tensors) -> Tensor:
 
 
 def _multiply_int4(x: Float[Tensor, "tokens I"], tensors: Tensors) -> Float[Tensor, "tokens O"]:
+    if len(x) > MOST_INT4:
+        return _decoded(x, _decode_int4, _rows_int4, tensors, len(tensors["words"]))
     group = x.shape[1] // len(tensors["scale_and_shift"])
     return torch._weight_int4pack_mm_for_cpu(x.contiguous(), tensors["words"], group, tensors["scale_and_shift"])
+
+
+def _rows_int4(tensors: Tensors, rows: slice) -> dict[str, Tensor]:
+    """Whole blocks of rows lie in one piece."""
+    return {part: tensor[:, rows] if part == "scale_and_shift" else tensor[rows] for part, tensor in tensors.items()}
 
 
 # NF4: rows r and r + 16 of a block share a byte, and the scales lie by columns and in bfloat16 too.
@@ -160,19 +195,16 @@ def _as_it_is(tensors: Tensors, shape: Shape) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-_int8 = functools.partial(Way, _fits_int8, Encoded.tensors, _as_it_is, _decode_int8)
-_INT4 = Way(_fits_int4, _lay_int4, _take_back_int4, _decode_int4, _multiply_int4, MOST_INT4)
+def _always(encoded: Encoded) -> bool:
+    return True
+
+
+_INT4 = Way(_fits_int4, _lay_int4, _take_back_int4, _decode_int4, _multiply_int4)
+_DYNAMIC_TOKENS = (torch.bfloat16, torch.float32)  # whole numbers are multiplied, whatever the tokens were
 
 CPU: Ways = {
-    "int8": _int8(_multiply_int8, MOST_INT8),
-    DYNAMIC: Way(
-        lambda encoded: True,
-        Encoded.tensors,
-        _as_it_is,
-        _decode_int8,
-        _multiply_dynamic,
-        dtypes=(torch.bfloat16, torch.float32),
-    ),
+    "int8": Way(_fits_int8, Encoded.tensors, _as_it_is, _decode_int8, _multiply_int8),
+    DYNAMIC: Way(_always, Encoded.tensors, _as_it_is, _decode_int8, _multiply_dynamic, dtypes=_DYNAMIC_TOKENS),
     "int4": _INT4,
     "int4-affine": _INT4,
     "nf4": Way(_fits_nf4, _lay_nf4, _take_back_nf4, _decode_nf4, _multiply_nf4, MOST_NF4),

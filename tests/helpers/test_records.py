@@ -37,7 +37,12 @@ SCHEMA = {  # what a reader of the files may rely on; a change here is a change 
         "measurements": {
             "type": "array",
             "minItems": 1,
-            "items": {"type": "object", "additionalProperties": False, "required": [*_LINE], "properties": _LINE},
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": [*_LINE],
+                "properties": {**_LINE, "scores": {"type": "object", "additionalProperties": {"type": "number"}}},
+            },
         },
     },
 }
@@ -81,6 +86,19 @@ def test_rates_shares_and_the_roofline_come_from_the_lines():
     assert record.find("batch 1", "float32").roofline_share == pytest.approx(0.2 / 0.5)
     assert record.find("read", "float32").roofline_share is None
     assert record.roofline("float32") == Roofline("cpu", "float32", bytes_per_s=100.0, flops_per_s=1000.0)
+
+
+def test_scores_of_a_line_are_written_where_there_are_some(tmp_path):
+    record = a_record()
+    line = dataclasses.replace(record.measurements[0], scores={"bits per byte": 1.5})
+    scored = dataclasses.replace(record, measurements=[line])
+    path = write_record(scored, tmp_path)
+    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+    assert read_record(path).measurements[0].scores == {"bits per byte": 1.5}
+    assert "scores" not in write_record(record, tmp_path).read_text()
+    path.write_text(path.read_text().replace('"roofline_share": null', '"roofline_share": null, "scores": {"a": "b"}'))
+    with pytest.raises(ValueError, match="scores is"):
+        read_record(path)
 
 
 def test_a_line_that_is_not_there_is_refused_with_those_that_are():
