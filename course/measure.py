@@ -34,6 +34,8 @@ from course.measure_gpu_attention import (
 from course.measure_gpu_experts import four_bits_case, one_token_case, prompt_case
 from course.measure_gpu_linear import delta_prompt_case, few_tokens_case, many_tokens_case
 from course.measure_moe import moe_case
+from course.measure_quant import quant_case
+from course.measure_quantised import quantised_case
 from course.measure_speculative import speculative_case
 from helpers.device import describe, pick
 from helpers.measure import (
@@ -85,6 +87,8 @@ CASES: dict[str, Case] = {
     "dsa-decode": dsa_decode_case,
     "generate": generate_case,
     "moe": moe_case,
+    "quant": quant_case,
+    "quantised-model": quantised_case,
     "speculative": speculative_case,
 }
 GPU_CASES: dict[str, Case] = {
