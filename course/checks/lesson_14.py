@@ -178,12 +178,17 @@ def _check_search(answer):
         size = randn(width, seed=50 + n).abs() + 0.05
         wanted = stretch(size, best)
 
-        def error(s, wanted=wanted, width=width):
-            return (_tensor(s, (width,), "s") / wanted).log().square().sum().item()
+        tried = []
+
+        def error(s, wanted=wanted, width=width, tried=tried):
+            tried.append(_tensor(s, (width,), "s"))
+            return (s / wanted).log().square().sum().item()
 
         got = returned(answer, size.clone(), error, list(_ALPHAS))
         if not isinstance(got, (tuple, list)) or len(got) != 2:
             raise Wrong(f"a pair (alpha, s) is expected, and this is a {type(got).__name__}")
+        if best and any(torch.allclose(s, 1 / stretch(size, best), rtol=1e-3) for s in tried):
+            raise Wrong("s is upside down: columns with large inputs are stretched, s grows with size")
         _compare_search(float(got[0]), _tensor(got[1], (width,), "s"), size, best, wanted, error)
     return "the least at 0, at 1 and between"
 
@@ -191,22 +196,21 @@ def _check_search(answer):
 def _compare_search(alpha: float, s: Tensor, size: Tensor, best: float, wanted: Tensor, error) -> None:
     if alpha == best and torch.allclose(s, wanted, rtol=1e-3):
         return
-    errors = [error(stretch(size, a)) for a in _ALPHAS]
-    most = _ALPHAS[max(range(len(_ALPHAS)), key=errors.__getitem__)]
-    if alpha and torch.allclose(s, size**alpha, rtol=1e-3):
-        raise Wrong("s is not divided by the root of its largest times its least: the grid would drift with it")
-    if torch.allclose(s, 1 / stretch(size, alpha), rtol=1e-3) and alpha:
-        raise Wrong("s is upside down: columns with large inputs are stretched, s grows with size")
-    if torch.allclose(s, size**alpha / (size**alpha).mean(), rtol=1e-3):
-        raise Wrong("s is divided by its mean here; by the root of its largest times its least is asked")
-    if torch.allclose(s, size**alpha / (size**alpha).max(), rtol=1e-3):
-        raise Wrong("s is divided by its largest here; by the root of its largest times its least is asked")
-    if alpha == most and alpha != best:
-        raise Wrong(f"alpha {alpha:g} has the largest error of all: the least is asked")
-    if alpha != best and alpha == _ALPHAS[-1]:
-        raise Wrong("always the last alpha: keep the best so far, and replace it when an error is smaller")
+    power, errors = size**alpha, [error(stretch(size, a)) for a in _ALPHAS]
+    ways = [
+        (power, "s is not divided by the root of its largest times its least: the grid would drift with it"),
+        (power / power.mean(), "s is divided by its mean here; by the root of its largest times its least is asked"),
+        (power / power.max(), "s is divided by its largest here; by the root of its largest times its least is asked"),
+    ]
+    for way, message in ways if alpha else []:  # with alpha 0 they are all alike
+        if torch.allclose(s, way, rtol=1e-3):
+            raise Wrong(message)
     if alpha == best:
         raise Wrong("the right alpha with another s: size to the power alpha, over the root of largest times least")
+    if alpha == _ALPHAS[max(range(len(_ALPHAS)), key=errors.__getitem__)]:
+        raise Wrong(f"alpha {alpha:g} has the largest error of all: the least is asked")
+    if alpha == _ALPHAS[-1]:
+        raise Wrong("always the last alpha: keep the best so far, and replace it when an error is smaller")
     raise Wrong(f"the least error is at alpha {best:g}, not at {alpha:g}")
 
 
