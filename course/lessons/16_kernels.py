@@ -370,10 +370,23 @@ def four_bits(tokens, bits=4.5):
     return matmul_work(tokens, 4096, 11008, 16), matmul_work(tokens, 4096, 11008, bits, activation_bits=16)
 
 
-for tokens in (1, 16, 128, 1024, 4096):
+for tokens in (1, 128, 4096):
     print(
-        f"{tokens:5} tokens on an H200: {draw.in_words(gain(*four_bits(tokens), chips['H200']))} times as fast at most"
+        f"{tokens:5} tokens on an H200: at most {draw.in_words(gain(*four_bits(tokens), chips['H200']))} times as fast"
     )
+
+# %%
+counts = [2**power for power in range(13)]
+curves = {name: [gain(*four_bits(tokens), chips[name]) for tokens in counts] for name in ("H200", "H100", "H20")}
+gone = {
+    name: next(n for n, ends in zip(counts, curve, strict=True) if ends[1] < 1.05) for name, curve in curves.items()
+}
+finding = f"Nothing is left of it at {gone['H20']} tokens on an H20, at {gone['H100']} on an H100"
+show(draw.gain_by_tokens(curves, counts, finding))
+
+# %% [markdown]
+# The curves bend where arithmetic begins to take longer than reading, which weights of fewer bits reach with fewer
+# tokens. Where both versions wait for arithmetic nothing is gained: it is done in 16 bits before and after.
 
 # %% [markdown]
 # ### Then on your machine
@@ -554,13 +567,14 @@ def by_tokens(trick, tokens):
     found = {chip: gain(*PLAY[trick](tokens), row) for chip, row in chips.items()}
     best = max(found, key=lambda chip: found[chip][1])
     worst = min(found, key=lambda chip: found[chip][0])
-    return draw.gains(
-        {trick: found},
-        f"{tokens:,} tokens: at most {found[best][1]:.3g} times on the {best},<br>{found[worst][0]:.3g} on the {worst}",
+    same = found[best][1] < 1.01 * found[worst][0]
+    ends = f"{found[best][1]:.3g} times on " + (
+        "every chip" if same else f"the {best}, {found[worst][0]:.3g} on the {worst}"
     )
+    return draw.gains({trick: found}, f"{trick}, {tokens:,} tokens together: at most {ends}")
 
 
-explore(by_tokens, trick=Choice(list(PLAY), "trick"), tokens=Slider(1, 8192, 1, "tokens together", log=True))
+explore(by_tokens, trick=Choice(list(PLAY), "trick"), tokens=Slider(1, 8192, 64, "tokens together", log=True))
 
 # %% [markdown]
 # Three things to try:

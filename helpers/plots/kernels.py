@@ -1,6 +1,7 @@
 """Figures of lesson 16: trips to memory, and what a trick is worth by chip and by the number of tokens."""
 
 from collections.abc import Mapping, Sequence
+from math import log10
 
 import plotly.graph_objects as go
 
@@ -34,7 +35,8 @@ def gains(tricks: Mapping[str, Mapping[str, Range]], title: str) -> go.Figure:
     """Times as fast at most, by chip (rows) and trick (marks); a line where the sources of a chip disagree."""
     chips = list(next(iter(tricks.values())))
     words = " ".join(f"{chip}: {_row(tricks, chip)}." for chip in chips)
-    figure = new_figure(title, f"Times as fast at most, by chip. {words}", x="times as fast at most (log scale)")
+    alt = f"{title.replace('<br>', ' ')}. Times as fast at most, by chip. {words}"
+    figure = new_figure(title, alt, x="times as fast at most (log scale)")
     for number, (trick, by_chip) in enumerate(tricks.items()):
         colour, symbol = _MARKS[number % len(_MARKS)]
         xs, ys = [], []
@@ -45,7 +47,8 @@ def gains(tricks: Mapping[str, Mapping[str, Range]], title: str) -> go.Figure:
         hover = f"{trick}: %{{x:.3g}} times<extra></extra>"
         figure.add_scatter(x=xs, y=ys, name=trick, mode="lines+markers", hovertemplate=hover, **look)
     figure.add_vline(x=1, line=dict(dash="dot", color=GREY))
-    figure.update_xaxes(type="log", tickvals=[1, 2, 3, 5, 10, 20, 50, 100], dtick=None)
+    most = max(high for by_chip in tricks.values() for _, high in by_chip.values())
+    figure.update_xaxes(type="log", tickvals=[1, 2, 3, 5, 10, 20, 50, 100], range=[-0.08, log10(max(most, 4)) + 0.08])
     figure.update_yaxes(autorange="reversed", tickvals=list(range(len(chips))), ticktext=chips, zeroline=False)
     return figure.update_layout(height=260 + 42 * len(chips), **LEGEND_BELOW)
 
