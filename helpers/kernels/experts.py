@@ -31,7 +31,7 @@ from helpers.kernels.launch import (
     tile,
     tl,
 )
-from helpers.kernels.unpack import SHARED, WORDS, lay, table_of, take_back, weights
+from helpers.kernels.unpack import SHARED, WORDS, finished, lay, multiplied, table_of, take_back, weights
 from helpers.measure import Work
 from helpers.moe import dispatch
 from helpers.moe.dispatch import Stacks
@@ -200,10 +200,10 @@ def _hidden(
             deep = start + tl.arange(0, DEEP)
             inside = (deep < width)[:, None] & there[None, :]
             right = tl.load(x + token[None, :].to(tl.int64) * width + deep[:, None], mask=inside, other=0.0)
-            open_ = tl.dot(a, right, open_, input_precision="ieee")
-            value = tl.dot(b, right, value, input_precision="ieee")
+            open_ = multiplied(open_, a, right, gate_scale, row, start, groups, FORMAT, SHARED)
+            value = multiplied(value, b, right, up_scale, row, start, groups, FORMAT, SHARED)
 
-        open_, value = _scaled(open_, gate_scale, row, rows, FORMAT), _scaled(value, up_scale, row, rows, FORMAT)
+        open_, value = finished(open_, gate_scale, row, rows, FORMAT), finished(value, up_scale, row, rows, FORMAT)
         if LIMITED:
             open_, value = tl.minimum(open_, limit), tl.minimum(tl.maximum(value, -limit), limit)
         share = tl.load(shares + before, mask=there, other=0.0).to(tl.float32)
@@ -235,9 +235,9 @@ def _made(
             deep = start + tl.arange(0, DEEP)
             inside = (deep < width)[:, None] & there[None, :]
             right = tl.load(x + pair[None, :].to(tl.int64) * width + deep[:, None], mask=inside, other=0.0)
-            total = tl.dot(a, right, total, input_precision="ieee")
+            total = multiplied(total, a, right, down_scale, row, start, groups, FORMAT, SHARED)
 
-        total = _scaled(total, down_scale, row, rows, FORMAT)
+        total = finished(total, down_scale, row, rows, FORMAT)
         at = tl.load(order + pair, mask=there, other=0)[None, :].to(tl.int64) * rows + row[:, None]
         tl.store(out + at, total.to(out.dtype.element_ty), mask=(row < rows)[:, None] & there[None, :])
 
@@ -254,18 +254,11 @@ def _pairs(place, first, ends, GROUPS: tl.constexpr, GROUP_TILE: tl.constexpr, W
     return group, pair, pair < tl.load(first + group + 1, mask=inside, other=0)
 
 
-@kernel
-def _scaled(total, scale, row, rows, FORMAT: tl.constexpr):
-    """INT8 has one scale a row, which waits for the sum; the others are done."""
-    if FORMAT == "int8":
-        total = total * tl.load(scale + row, mask=row < rows, other=0.0)[:, None]
-    return total
-
-
 def _variant(function, name: str, codes: str, scale: str, tall: int, wide: int, deep: int, warps: int) -> Variant:
     """Qwen3.5's 256 experts."""
     kinds, more = (2, "i32 *bf16:16 fp32 ") if function is _hidden else (1, "")
-    types = f"*bf16:16 {f'*{codes}:16 *{scale}:16 ' * kinds}*fp32:16 *bf16:16 *i32:16 *i64:16 *i32:16 *i32:16 {more}"
+    table = "i32" if name == "int4" else "fp32"
+    types = f"*bf16:16 {f'*{codes}:16 *{scale}:16 ' * kinds}*{table}:16 *bf16:16 *i32:16 *i64:16 *i32:16 *i32:16 {more}"
     one = "stride" if function is _made and name == "plain" else "step"  # a plain ``down`` lies along the width
     sizes = dict(FORMAT=name, SHARED=SHARED.get(name), GROUPS=256, GROUP_TILE=256, LIMITED=False)
     sizes |= {"TALL": tall, "WIDE": wide, "DEEP": deep, one: 1}  # what is 1 is a constant to Triton

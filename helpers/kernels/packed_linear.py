@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from helpers.kernels.launch import Variant, blocks, kernel, launch, launches, refuse_scattered, tile, tl
-from helpers.kernels.unpack import FORMATS, SHARED, WORDS, lay, table_of, weights
+from helpers.kernels.unpack import FORMATS, SHARED, WORDS, finished, lay, multiplied, table_of, weights
 from helpers.measure import Work, matmul_work
 from helpers.quant.formats import Encoded
 from helpers.shapes import Float, Tensor
@@ -43,7 +43,7 @@ def multiply(x: Float[Tensor, "tokens I"], laid: dict[str, Tensor], name: str) -
     rows, width = _refuse(x, laid, name)
     codes, scale, tokens = laid["codes"], laid["scale"], len(x)
     wide, warps = (tile(tokens, 8, 16), 2) if tokens <= 16 else (tile(tokens, 32, 64), 4)
-    tall, deep = (32, DEEP) if tokens <= 16 else (64, DEEP // 2)
+    tall, deep = (32, DEEP) if tokens <= 16 and name != "fp8" else (32 if tokens <= 16 else 64, DEEP // 2)
     grid = blocks(rows, tall), blocks(tokens, wide)
     splits = min(max(PROGRAMS // (grid[0] * grid[1]), 1), blocks(width, deep), MOST_SPLITS)
     out = x.new_empty(splits, tokens, rows, dtype=x.dtype if splits == 1 else torch.float32)
@@ -106,20 +106,24 @@ def _packed_linear(
         deep = start + tl.arange(0, DEEP)
         inside = (deep < width)[:, None] & (token < tokens)[None, :]
         right = tl.load(x + token[None, :].to(tl.int64) * width + deep[:, None], mask=inside, other=0.0)
-        total = tl.dot(number, right, total, input_precision="ieee")
+        total = multiplied(total, number, right, scale, row, start, groups, FORMAT, SHARED)
 
-    if FORMAT == "int8":
-        total = total * tl.load(scale + row, mask=row < rows, other=0.0)[:, None]
+    total = finished(total, scale, row, rows, FORMAT)
     at = (split * tokens + token)[None, :].to(tl.int64) * rows + row[:, None]
     tl.store(out + at, total.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (token < tokens)[None, :])
 
 
 def _variant(name: str, codes: str, scale: str, tall: int, wide: int, warps: int, deep: int = DEEP) -> Variant:
-    types = f"*bf16:16 *{codes}:16 *{scale}:16 *fp32:16 *bf16:16 i32 i32:16 i32:16 i32:16 i32"
+    table = "i32" if name == "int4" else "fp32"
+    types = f"*bf16:16 *{codes}:16 *{scale}:16 *{table}:16 *bf16:16 i32 i32:16 i32:16 i32:16 i32"
     sizes = dict(FORMAT=name, SHARED=SHARED.get(name), TALL=tall, WIDE=wide, DEEP=deep, step=1)
     return Variant(_packed_linear, types, sizes, warps=warps)
 
 
 _PARTS = {"int4": ("i32", "bf16"), "nf4": ("i32", "fp32"), "fp8": ("u8", "fp32"), "int8": ("i8", "fp32")}
-VARIANTS = {f"{name} 1 token": _variant(name, *parts, 32, 8, 2) for name, parts in _PARTS.items()}
-VARIANTS |= {f"{name} 64 tokens": _variant(name, *parts, 64, 64, 4, DEEP // 2) for name, parts in _PARTS.items()}
+_SIZES = {"1 token": (32, 8, 2), "64 tokens": (64, 64, 4)}  # rows and tokens of a tile, warps
+VARIANTS = {
+    f"{name} {some}": _variant(name, *_PARTS[name], *sizes, DEEP if some == "1 token" and name != "fp8" else DEEP // 2)
+    for name in FORMATS
+    for some, sizes in _SIZES.items()
+}

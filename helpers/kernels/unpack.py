@@ -4,13 +4,15 @@
                          bits   0   4   8  12  16  20  24  28        stand in the two halves of the word
 
 Two 16-bit numbers of neighbouring columns in one register is what the matrix instructions take. A code is made a number
-without being converted: ORed into the last bits of 128 (bfloat16) or 1024 (float16) it is 128 + code, and one
-subtraction for both halves leaves the code. An instruction and a half a weight, where the order of the files, two codes
-a byte, costs three: a token's time is as much decoding as memory, so this decides (LOG.md has the counts).
+without being converted: put into the last bits of 128 (bfloat16) or 1024 (float16) it is that plus the code, and one
+subtraction for both halves leaves the code. A token's time is as much decoding as memory, so instructions a weight
+decide (LOG.md counts them): the order of the files, two codes a byte, costs half as many again.
 
-FP8 and INT8 lie as files hold them. E4M3 becomes float16 by its bits: sign, exponent and fraction shifted into place
-are the number / 256, subnormals included.
+FP8 and INT8 lie as files hold them. E4M3 becomes a 16-bit number by its bits: sign, exponent and fraction shifted into
+place are the number, subnormals included, over a power of two.
 """
+
+import functools
 
 import torch
 
@@ -25,6 +27,7 @@ BACK = tuple(ORDER.index(column) for column in range(8))
 WORDS = ("int4", "nf4")  # formats of four bits
 SHARED = {"int4": 32, "nf4": BLOCK, "fp8": 128}  # columns of a row that share a scale; int8: the whole row
 FORMATS = (*WORDS, "fp8", "int8")
+POWERS = {torch.bfloat16: 0x43004300, torch.float16: 0x64006400}  # 128 and 128, 1024 and 1024
 
 
 def lay(encoded: Encoded) -> dict[str, Tensor]:
@@ -53,8 +56,17 @@ def take_back(laid: dict[str, Tensor], name: str, shape: tuple[int, int]) -> Enc
 
 
 def table_of(name: str, like: Tensor) -> Tensor:
-    """NF4's sixteen values where the kernel runs; any tensor for a format without a table."""
-    return NF4.to(like.device) if name == "nf4" else like
+    """What decoding looks up, where the kernel runs: NF4's values, the two powers of two that INT4's codes go into."""
+    if name not in WORDS:
+        return like
+    return _table(name, like.dtype, like.device)
+
+
+@functools.cache  # a copy from the CPU at each call would be waited for, and could not be captured in a graph
+def _table(name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if name == "nf4":
+        return NF4.to(device)
+    return torch.tensor([POWERS.get(dtype, 0)], dtype=torch.int32, device=device)
 
 
 @kernel
@@ -85,14 +97,27 @@ def weights(
         column = start + tl.arange(0, DEEP)
         inside = (row < rows)[:, None] & (column < width)[None, :]
         code = tl.load(codes + row[:, None].to(tl.int64) * stride + column[None, :], mask=inside, other=0)
-        if FORMAT == "fp8":
-            number = _e4m3(code)
-            share = _scales(scale, row // SHARED, start, tl.cdiv(rows, SHARED), groups, SHARED, DEEP) * 256
-            number = tl.reshape(number.to(tl.float32), (TILE, DEEP // SHARED, SHARED)) * share[:, :, None]
-            number = tl.reshape(number, (TILE, DEEP)).to(DTYPE)
-        else:
-            number = code.to(DTYPE)  # the scale of the row waits for the sum
+        number = _e4m3(code, DTYPE) if FORMAT == "fp8" else code.to(DTYPE)  # their scales wait for the product
     return number
+
+
+@kernel
+def multiplied(total, number, right, scale, row, start, groups, FORMAT: tl.constexpr, SHARED: tl.constexpr):
+    """``total`` and the product of a tile with its tokens. FP8's rows and columns of one tile have one scale."""
+    if FORMAT == "fp8":
+        share = tl.load(scale + tl.min(row, axis=0) // SHARED * groups + start // SHARED)
+        total += share * tl.dot(number, right, input_precision="ieee")
+    else:
+        total = tl.dot(number, right, total, input_precision="ieee")
+    return total
+
+
+@kernel
+def finished(total, scale, row, rows, FORMAT: tl.constexpr):
+    """INT8 has one scale a row, which waits for the sum; the others are done."""
+    if FORMAT == "int8":
+        total = total * tl.load(scale + row, mask=row < rows, other=0.0)[:, None]
+    return total
 
 
 @kernel
@@ -111,10 +136,10 @@ def _values(word, table, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
         first, second = tl.load(table + (pair & 15)), tl.load(table + ((pair >> 16) & 15))
         number = tl.interleave(first, second)
     elif DTYPE == tl.bfloat16:  # noqa: SIM300
-        pair = (pair & 0x000F000F) | 0x43004300
+        pair = (pair & 0x000F000F) | tl.load(table)
         number = tl.interleave(pair.to(tl.int16), (pair >> 16).to(tl.int16)).to(tl.bfloat16, bitcast=True) - 136.0
     elif DTYPE == tl.float16:  # noqa: SIM300
-        pair = (pair & 0x000F000F) | 0x64006400
+        pair = (pair & 0x000F000F) | tl.load(table)
         number = tl.interleave(pair.to(tl.int16), (pair >> 16).to(tl.int16)).to(tl.float16, bitcast=True) - 1032.0
     else:
         number = tl.interleave(pair & 15, (pair >> 16) & 15).to(DTYPE) - 8.0
@@ -122,7 +147,12 @@ def _values(word, table, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
 
 
 @kernel
-def _e4m3(byte):
-    """The number / 256 of each byte, as float16."""
+def _e4m3(byte, DTYPE: tl.constexpr):
+    """The number of each byte, exact: as bfloat16 over 2^120, as float16 over 2^8, multiplied back."""
     byte = byte.to(tl.int16)
-    return (((byte & 0x80) << 8) | ((byte & 0x7F) << 7)).to(tl.float16, bitcast=True)
+    sign = (byte & 0x80) << 8
+    if DTYPE == tl.bfloat16:  # noqa: SIM300
+        number = (sign | ((byte & 0x7F) << 4)).to(tl.bfloat16, bitcast=True) * 1.329227995784916e36
+    else:
+        number = ((sign | ((byte & 0x7F) << 7)).to(tl.float16, bitcast=True) * 256.0).to(DTYPE)
+    return number
