@@ -573,11 +573,10 @@ texts["random"] = noise(finder)
 # rounding to nearest, and what the model then gets right.
 
 # %%
-by_text, own_text = {"GPTQ": {}, "AWQ": {}}, {}
+by_text = {"GPTQ": {}} if smoke else {"GPTQ": {}, "AWQ": {}}
 for name, text in itertools.product(by_text, texts):
     made, share = quantised(finder, texts[text], methods[name], 2)
     by_text[name][text] = tasks.share_right(made, words, asked)
-    own_text[name, text] = share
     print(f"{name:4} on {text:9}: its layers' error {share:.2f} of nearest's, {by_text[name][text]:.0%} answered right")
 
 # %%
@@ -597,7 +596,7 @@ check.reveal("14.python", machine=100 * by_text["GPTQ"]["Python"], unit="%")
 
 # %%
 reader_texts = {"Python": python_rows, "languages": rows_of(pieces, languages), "random": noise(reader)}
-reader_by_text = {"GPTQ": {}} if smoke else {"GPTQ": {}, "AWQ": {}}
+reader_by_text = {name: {} for name in by_text}
 for name, text in itertools.product(reader_by_text, reader_texts):
     made, share = quantised(reader, reader_texts[text], methods[name], 2)
     reader_by_text[name][text] = bits_per_byte(made, pieces, unseen)

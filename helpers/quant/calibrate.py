@@ -40,9 +40,13 @@ def to_nearest(weights: Weights, make_grid: MakeGrid, inputs: Inputs) -> list[Te
 
 
 def with_gptq(weights: Weights, make_grid: MakeGrid, inputs: Inputs) -> list[Tensor]:
-    """GPTQ, the columns of the largest inputs first. Built in lesson 14."""
-    grids = [make_grid(weight) for weight in weights]
-    return [from_codes(gptq(weight, grid, inputs), grid) for weight, grid in zip(weights, grids, strict=True)]
+    """GPTQ, the columns of the largest inputs first. Built in lesson 14.
+
+    Rows do not know of each other and their grids are their own, so these layers are rounded as one matrix.
+    """
+    whole = torch.cat(list(weights))
+    grid = make_grid(whole)
+    return list(from_codes(gptq(whole, grid, inputs), grid).split([len(weight) for weight in weights]))
 
 
 def with_awq(weights: Weights, make_grid: MakeGrid, inputs: Inputs) -> list[Tensor]:

@@ -9,9 +9,10 @@ from torch import nn
 
 from helpers import zoo
 from helpers.checkpoints import load
-from helpers.compare import assert_close, kl
+from helpers.compare import assert_close, kl, randn
 from helpers.models import qwen3
 from helpers.quant.calibrate import calibrate, to_nearest, with_awq, with_gptq
+from helpers.quant.gptq import gptq
 from helpers.quant.inputs import Inputs, output_error
 from helpers.quant.integers import from_codes, grid_of, round_to
 
@@ -74,6 +75,13 @@ def test_the_report_says_what_the_weights_really_do():
     assert row.error == pytest.approx(off.item(), rel=1e-4)
     assert row.nearest == pytest.approx(near.item(), rel=1e-4)
     assert 0 < row.error < row.nearest
+
+
+def test_layers_that_read_the_same_input_are_rounded_as_each_alone():
+    weights, inputs = [randn(rows, 16, seed=rows) for rows in (3, 1, 8)], Inputs.of(randn(60, 16, seed=1))
+    alone = [from_codes(gptq(weight, FOUR_BITS(weight), inputs), FOUR_BITS(weight)) for weight in weights]
+    for made, own in zip(with_gptq(weights, FOUR_BITS, inputs), alone, strict=True):
+        assert_close(made, own, 1e-6, "values")
 
 
 def test_every_weight_lies_on_its_grid_afterwards():
