@@ -364,7 +364,7 @@ values = Exercise(
         "The negative side has seven: linspace(outermost, 0.5, 8)[:-1], with a minus. Zero stands between them.",
         "torch.cat([negative, zero, positive.flip(0)]) / positive.max().",
     ],
-    minutes=10,
+    minutes=8,
     difficulty=2,
 )
 pack = Exercise(
@@ -375,7 +375,7 @@ pack = Exercise(
         "(codes + 8).to(torch.uint8) are numbers from 1 to 15. [:, ::2] are the first of each pair.",
         "first | second << 4.",
     ],
-    minutes=7,
+    minutes=5,
     difficulty=2,
 )
 power = Exercise(
@@ -386,7 +386,7 @@ power = Exercise(
         "most.frexp() gives a part from 1/2 to 1 and an exponent: floor(log2(most)) is that exponent minus 1.",
         "torch.where(most == 0, 0, (power + 127).clamp(0, 254)).to(torch.uint8).",
     ],
-    minutes=7,
+    minutes=6,
     difficulty=2,
 )
 e4m3 = Exercise(

@@ -569,7 +569,7 @@ def int8_groups(weight, group):
 check.int8(int8_groups)
 
 # %% [markdown]
-# ### 3. Core: values for other weights (10 minutes, difficulty 2)
+# ### 3. Core: values for other weights (8 minutes, difficulty 2)
 #
 # NF4 is made for normal weights. Make the recipe general: `inverse` turns chances (a float64 tensor, 0 to 1) into
 # numbers, for a distribution that is even around zero. Return the sixteen values, sorted: seven below zero, zero, eight
@@ -589,7 +589,7 @@ def sixteen_values(inverse, outermost):
 check.values(sixteen_values)
 
 # %% [markdown]
-# ### 4. Core: pack Kimi's way (7 minutes, difficulty 2)
+# ### 4. Core: pack Kimi's way (5 minutes, difficulty 2)
 #
 # `codes` [rows, columns] are whole numbers from -7 to 7, `columns` even. Return uint8 [rows, columns / 2]: each code
 # plus 8, the first of a pair in the lower half of the byte.
@@ -607,7 +607,7 @@ def pack(codes):
 check.pack(pack)
 
 # %% [markdown]
-# ### 5. Core: the scale of MXFP4 (7 minutes, difficulty 2)
+# ### 5. Core: the scale of MXFP4 (6 minutes, difficulty 2)
 #
 # The standard's scale of a group is 2 to the power of floor(log2(largest)) - 2, the largest in size; the 2 is the
 # exponent of E2M1's 6. Given `groups` [n, 32], return the byte of each group, uint8 [n]: the power plus 127, between 0
@@ -671,7 +671,7 @@ check.lossless(lossless_scale)
 # that can go wrong is range, and E4M3 has room for powers that differ by a factor of 2^14 within a block.
 
 # %% [markdown]
-# ### 8. In words: four times smaller (7 minutes, difficulty 2)
+# ### 8. In words: four times smaller (5 minutes, difficulty 2)
 #
 # A colleague says: "Four bits are a quarter of sixteen, so the four-bit model is four times smaller, and its weights
 # are off by at most half a step." Answer in three to five sentences: how much smaller is it really, what decides how
