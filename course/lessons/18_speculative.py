@@ -246,7 +246,7 @@ from helpers.plots.drafts import Pass
 
 def first_passes(text, start, k, many):
     passes = []
-    while len(passes) < many:
+    while len(passes) < many and start + k < len(text):
         guess = followers(text[:start], longest=3)[:k]
         stay = next((n for n, token in enumerate(guess) if token != text[start + n]), len(guess))
         named = [python_tokenizer.decode([token]) for token in [*guess, text[start + stay]]]
@@ -258,7 +258,7 @@ def first_passes(text, start, k, many):
 
 passes_shown = first_passes(plain, len(code), 4, 5)
 given = sum(one.accepted + 1 for one in passes_shown)
-show(draw_drafts.strip(passes_shown, f"Five passes write {given} tokens"))
+show(draw_drafts.strip(passes_shown, f"{len(passes_shown)} passes write {given} tokens"))
 
 # %% [markdown]
 # ### 5. The cache has to go back
