@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from helpers.plots.look import GREY, LEGEND_BELOW, LINES, OKABE_ITO, new_figure
+from helpers.plots.look import GREY, LEGEND_BELOW, LINES, OKABE_ITO, PALE, new_figure
 from helpers.units import format_bytes
 
 FEW = 10  # bits a weight, scales included: below it a weight counts as quantised
 _LABEL = 0.075  # of the longest bar: a shorter segment has no room for its name
-_WIDTHS = ["rgba(128,128,128,0.12)", "#9CC9E8", "#4C97CC", "#0072B2"]  # nothing fits, 4, 8 and 16 bits
+# A pale stripe on orange: names in black are read on it.
+_STRIPES = dict(shape="/", bgcolor=OKABE_ITO["orange"], fgcolor="rgba(255,255,255,0.35)", fillmode="replace")
+_WIDTHS = [PALE, "#CFE8F7", "#8CC8EC", "#3FA0DB"]  # nothing fits, 4, 8 and 16 bits: black is read on each
 
 
 class Bytes(NamedTuple):
@@ -37,8 +39,8 @@ def bytes_by_part(ways: Mapping[str, Sequence[Bytes]], title: str) -> go.Figure:
                 textangle=0, textfont=dict(color="white" if few else "black"), hoverinfo="text",
                 hovertext=f"{way}, {row.part}: {format_bytes(row.bytes)}, {row.bits:.3g} bits a weight",
                 marker=dict(
-                    color=OKABE_ITO["blue" if few else "orange"], pattern_shape="" if few else "/",
-                    pattern_fgopacity=0.25, line=dict(color="rgba(255,255,255,0.8)", width=1),
+                    color=OKABE_ITO["blue" if few else "orange"], line=dict(color="rgba(255,255,255,0.8)", width=1),
+                    pattern={} if few else _STRIPES,
                 ),
             )  # fmt: skip
             seen.add(few)
@@ -89,12 +91,13 @@ def widest_that_fits(table: Mapping[str, Mapping[str, int]], title: str, setting
     text = [[short[bits] for bits in row.values()] for row in table.values()]
     scale = [[edge / 4, colour] for n, colour in enumerate(_WIDTHS) for edge in (n, n + 1)]
     figure.add_heatmap(
-        z=z, x=machines, y=list(table), text=text, texttemplate="%{text}", zmin=-0.5, zmax=3.5, colorscale=scale,
-        showscale=False, xgap=2, ygap=2, hovertemplate="%{y} on %{x}: %{text}<extra></extra>",
+        z=z, x=machines, y=list(table), zmin=-0.5, zmax=3.5, colorscale=scale, showscale=False, xgap=2, ygap=2,
+        text=text, texttemplate="%{text}", textfont=dict(size=14, color="black"),
+        hovertemplate="%{y} on %{x}: %{text}<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(side="top", tickangle=0, showgrid=False, title_standoff=8)
     figure.update_yaxes(autorange="reversed", showgrid=False, ticksuffix="  ")
-    return figure.update_layout(height=170 + 32 * len(table), margin_t=110)
+    return figure.update_layout(height=190 + 32 * len(table), margin_t=130, title_y=0.97, title_yanchor="top")
 
 
 def _in_words(rows: Sequence[Bytes]) -> str:

@@ -5,6 +5,7 @@ import pytest
 from helpers.checkpoints.fit import CARDS, ROOM, chips, fit, machine, machines
 from helpers.checkpoints.plan import plan, published
 from helpers.facts import table
+from helpers.ledger import claim
 from helpers.units import GB
 
 
@@ -64,3 +65,20 @@ def test_what_is_not_there_is_named(glm5):
         fit(glm5, machine("H100"), texts=-1)
     with pytest.raises(ValueError, match="a context has 0 tokens or more"):
         fit(glm5, machine("H100"), tokens=-1)
+
+
+def test_what_the_ledger_says_of_small_clusters_follows_from_the_plans():
+    plans = {row["model"]: plan(published(row["config"])) for row in table("models") if "config" in row}
+    said = claim("small-clusters").verdicts[-1].because
+
+    def on(chip: str, count: int) -> list[str]:
+        return [name for name, p in plans.items() if fit(p, machine(chip, count), "int4 g32", tokens=32_000).fits]
+
+    def needed(name: str, chip: str) -> int:
+        return next(n for n in range(1, 99) if name in on(chip, n))
+
+    assert f"four 96 GB cards hold {len(on('96 GB card', 4))} of the {len(plans)} models" in said
+    assert f"GLM-5 needs {needed('GLM-5', '96 GB card')} such cards or {needed('GLM-5', 'H100')} H100" in said
+    assert f"Kimi K2.5 {needed('Kimi-K2.5', '96 GB card')} or {needed('Kimi-K2.5', 'H100')}" in said
+    assert f"eight H100 hold {len(on('H100', 8))}, and eight H200 all of them" in said
+    assert len(on("H200", 8)) == len(plans)
