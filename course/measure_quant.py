@@ -151,10 +151,12 @@ def bitsandbytes_layer(name: str, plain: nn.Linear) -> nn.Module:
 
 
 def held(layer: nn.Module) -> int:
-    """Bytes of the weights and of their scales; those of bitsandbytes' NF4 are neither parameters nor buffers."""
+    """Bytes of the weights and of their scales; those of bitsandbytes are neither parameters nor buffers."""
     tensors = layer.tensors.values() if isinstance(layer, KernelIn32) else [*layer.parameters(), *layer.buffers()]
-    state = getattr(layer._parameters.get("weight"), "quant_state", None)
-    return sum(tensor.nbytes for tensor in [*tensors, *([] if state is None else [state.absmax])])
+    weight = layer._parameters.get("weight")
+    places = [(getattr(weight, "quant_state", None), "absmax"), (getattr(layer, "state", None), "SCB"), (weight, "SCB")]
+    scales = [scale for place, name in places if (scale := getattr(place, name, None)) is not None]
+    return sum(tensor.nbytes for tensor in [*tensors, *scales[:1]])
 
 
 def work(layer: nn.Module, tokens: int, width: int) -> Work:

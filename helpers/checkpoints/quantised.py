@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.families import empty_model, family_of
 from helpers.checkpoints.folder import CONFIG, read_config, read_object
 from helpers.checkpoints.safetensors import open_tensors
-from helpers.checkpoints.write import family_of_model, replace_together
+from helpers.checkpoints.write import family_of_model, write_together
 from helpers.device import pick
 from helpers.quant.cpu import CPU
 from helpers.quant.formats import Encoded, encode
@@ -61,11 +60,7 @@ def save_quantised(model: nn.Module, folder: str | os.PathLike) -> None:
         LAYERS: lambda part: part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8"),
         CONFIG: lambda part: part.write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8"),
     }
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        replace_together(Path(folder), contents)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(folder, f"could not be written ({error}); what was there before is unchanged") from None
+    write_together(folder, contents)
 
 
 def load_quantised(folder: str | os.PathLike, device: str | torch.device = "cpu", ways: Ways = CPU) -> nn.Module:

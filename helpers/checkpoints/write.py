@@ -31,14 +31,19 @@ def save(model: nn.Module, folder: str | os.PathLike) -> None:
         SINGLE: lambda part: save_file(weights, part, metadata={"format": "pt"}),
         CONFIG: lambda part: part.write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8"),
     }
+    write_together(folder, contents)
+
+
+def write_together(folder: str | os.PathLike, contents: dict[str, Callable[[Path], object]]) -> None:
+    """Write files by name, all or none. CheckpointError when the folder cannot be written; then it is as it was."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        replace_together(Path(folder), contents)
+        _replace(Path(folder), contents)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(folder, f"could not be written ({error}); what was there before is unchanged") from None
 
 
-def replace_together(folder: Path, contents: dict[str, Callable[[Path], object]]) -> None:
+def _replace(folder: Path, contents: dict[str, Callable[[Path], object]]) -> None:
     """Write every file aside, see it on the disk, and only then move all of them in."""
     parts = {name: folder / f"{name}.{os.getpid()}.part" for name in contents}
     try:
