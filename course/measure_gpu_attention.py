@@ -4,7 +4,7 @@ A sparse answer is not the dense one, so there the sparse side is first compared
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -119,9 +119,9 @@ def index_scores_case(
         yield from versus(slow, fast, [batch, tokens, s.index_heads], device, 1e-3, roof_of(device))
 
 
-def sparse_work(s: SparseSizes, batch: int, tokens: int, number_bytes: int) -> Work:
-    """Index scores, the choice, and attention over the chosen, of one token of each text."""
-    index = index_scores.cost(batch, 1, tokens, s.index_heads, s.index_width, number_bytes)
+def sparse_work(s: SparseSizes, batch: int, tokens: int, number_bytes: int, packed: bool = False) -> Work:
+    """Index scores, the choice, and attention over the chosen, of one token of each text. Packed: keys of 8 bits."""
+    index = index_scores.cost(batch, 1, tokens, s.index_heads, s.index_width, number_bytes, packed)
     read = sparse_attention.cost(batch, min(s.k, tokens), s.heads, s.latent, s.turned, number_bytes)
     return index + top_k.cost(batch, tokens, s.k) + read
 
@@ -132,7 +132,8 @@ def sparse_decode_case(
     tokens: int = CONTEXT,
     batch: int = 32,
 ) -> Iterator[Measurement]:
-    """One new token over 128k tokens in 32 texts: index, choice and sparse attention beside dense, both ours."""
+    """One new token over 128k tokens in 32 texts: index, choice and sparse attention beside dense, both ours; then with
+    index keys of 8 bits, as DeepSeek-V3.2 keeps them."""
     for s in sizes:
         text, size = Texts(s, batch, tokens, 1, device), dtype_of(device).itemsize
         agree(text, device)
@@ -140,12 +141,27 @@ def sparse_decode_case(
         slow = Way(f"dense, {s.heads} heads", [partial(text.dense, mla_decode.absorbed)], dense)
         fast = Way(f"sparse, {s.heads} heads", [partial(text.sparse, OURS)], sparse_work(s, batch, tokens, size))
         yield from versus(slow, fast, [batch, tokens, s.heads], device, None, roof_of(device))
+        eight, readable = packed_keys(text.index_key)
+        agree(text, device, ways=(readable, eight))
+        slow = replace(slow, label=f"dense beside 8 bits, {s.heads} heads")
+        work = sparse_work(s, batch, tokens, size, packed=True)
+        fast = Way(f"sparse, keys of 8 bits, {s.heads} heads", [partial(text.sparse, eight)], work)
+        yield from versus(slow, fast, [batch, tokens, s.heads], device, None, roof_of(device))
 
 
-def agree(text: Texts, device: torch.device, first: int = 0) -> None:
+def packed_keys(key: torch.Tensor) -> tuple[Kernels, Kernels]:
+    """Our kernels over these index keys in 8 bits, whatever keys they are given; the readable form over the same, in
+    float32: in 16 bits its keys would be others, and so might be the last token that is chosen."""
+    codes, scale = index_scores.pack_keys(key)
+    decoded = codes.float() * scale[..., None]
+    eight = replace(OURS, scores=lambda query, _, weights: index_scores.packed_scores(query, codes, scale, weights))
+    return eight, replace(READABLE, scores=lambda query, _, weights: dsa.scores(query.float(), decoded, weights))
+
+
+def agree(text: Texts, device: torch.device, first: int = 0, ways: tuple[Kernels, Kernels] = (READABLE, OURS)) -> None:
     """The sparse side is compared with its readable form, on the queries from ``first`` on."""
     with torch.inference_mode():
-        exact, ours = (text.sparse(steps, first) for steps in (READABLE, OURS))
+        exact, ours = (text.sparse(steps, first) for steps in ways)
         assert_close(ours.float(), exact.float(), rounded(device), "sparse attention beside its readable form")
 
 

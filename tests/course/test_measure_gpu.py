@@ -153,7 +153,9 @@ def works() -> dict[str, dict[str, Work]]:
     decode = {
         "dense, 128 heads, graph": attention.mla_decode.cost(32, tokens, s.heads, s.latent, s.turned),
         "sparse, 128 heads, graph": attention.sparse_work(s, 32, tokens, 2),
+        "sparse, keys of 8 bits, 128 heads, graph": attention.sparse_work(s, 32, tokens, 2, packed=True),
     }
+    decode["dense beside 8 bits, 128 heads, graph"] = decode["dense, 128 heads, graph"]
     prompt = {f"dense, {n}": attention.dense_prompt(glm, n) for n in (32768, 131072)}
     prompt |= {f"sparse, {n}": attention.sparse_prompt(glm, n) for n in (32768, 131072)}
     named = ("sparse-decode", "sparse-prompt", "linear-few-tokens", "linear-many-tokens", "experts-four-bits")
