@@ -381,7 +381,7 @@ curves = {name: [gain(*four_bits(tokens), chips[name]) for tokens in counts] for
 gone = {
     name: next(n for n, ends in zip(counts, curve, strict=True) if ends[1] < 1.05) for name, curve in curves.items()
 }
-finding = f"Nothing is left of it at {gone['H20']} tokens on an H20, at {gone['H100']} on an H100"
+finding = f"What four bits gain is gone by {gone['H20']} tokens on an H20, by {gone['H100']} on an H100"
 show(draw.gain_by_tokens(curves, counts, finding))
 
 # %% [markdown]
@@ -470,11 +470,10 @@ if not records:
 
 # %%
 for name, row in chips.items():
-    tflops, memory = draw.in_words(row["tflops"]), draw.in_words(row["memory_tb_s"])
+    tflops, memory, bend = (draw.in_words(ends) for ends in (row["tflops"], row["memory_tb_s"], ridge(row)))
     made = {"export": f"for export, rules of {row.get('rules')}", "home": "in China"}.get(row["made_for"], "")
-    print(
-        f"{name:12} {tflops:>11} TFLOP/s {memory:>11} TB/s, ridge {draw.in_words(ridge(row)):>11} FLOP a byte  {made}"
-    )
+    print(f"{name:12} {tflops:>10} TFLOP/s {memory:>11} TB/s, ridge {bend:>10} FLOP a byte  {made}")
+print(f"helpers/facts/hardware.toml names the sources; looked up on {chips['H20']['as_of']}")
 
 # %% [markdown]
 # Now five tricks of this course, each as work before and after: the sizes are DeepSeek-V3.2's, a text has 131,072
@@ -722,9 +721,10 @@ check.tiles(gather_tiles)
 # %% [markdown]
 # ## In the real models
 #
-# - **DeepSeek-V3.2** and **GLM-5** ship kernels for this attention: FlashMLA's README (github.com/deepseek-ai/FlashMLA,
-#   looked up in November 2026) has separate ones for dense decoding, sparse decoding and sparse prefill.
-# - They choose 2,048 tokens a query; a row of the cache is 512 + 64 numbers, 1,152 bytes in 16 bits.
+# - **DeepSeek** publishes kernels for this attention: FlashMLA (its README at github.com/deepseek-ai/FlashMLA, looked up
+#   in November 2026) has separate ones for dense decoding, sparse decoding and sparse prefill.
+# - **DeepSeek-V3.2** and **GLM-5** choose 2,048 tokens a query; a row of their cache is 512 + 64 numbers, 1,152 bytes
+#   in 16 bits.
 # - A surprise: DeepSeek-V3.2 decodes with 128 heads, so that its dense attention does 242 operations a byte, left of
 #   an H100's ridge and far right of an H20's: one model, two bottlenecks.
 # - **Kimi K2.5** stores its experts in 4 bits with a scale for 32 weights, the format of exercise 2.
