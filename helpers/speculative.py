@@ -100,8 +100,9 @@ def speculate(
     """``helpers.generate.generate`` in fewer passes: its tokens at temperature 0, its distribution above.
 
     Arguments are ``generate``'s. Equal up to rounding, that is: a pass over several tokens adds up in another order,
-    and where two tokens are nearly as likely that may decide. In a batch each row goes at its own pace.
-    Built in lesson 18.
+    and where two tokens are nearly as likely that may decide. In a batch each row goes at its own pace. Under
+    ``images`` a draft must not guess the placeholder of one: the model would ask for the image.
+    Raises ValueError for a draft with another vocabulary. Built in lesson 18.
     """
     check_request(token_ids, max_new_tokens, temperature)
     if not max_new_tokens:
@@ -115,11 +116,11 @@ def speculate(
     rounds, passes = [], 1
     while left := max(_left(row, max_new_tokens, eos) for row in written):
         texts = [prompt + row for prompt, row in zip(prompts, written, strict=True)]
-        tokens, q = _guess(draft, texts, min(draft.k, left - 1), temperature, generator)
-        tokens = tokens.to(token_ids)
+        guess = _guess(draft, texts, min(draft.k, left - 1), temperature, generator)
+        tokens = guess.tokens.to(token_ids)
         cache.mark()
         logits = _pass(call, torch.cat([newest[:, None].to(token_ids), tokens], dim=1), cache)
-        q = certain(tokens, logits.shape[-1]) if q is None else q
+        q = _drawn_from(guess, tokens, logits.shape[-1])
         stay, newest = accept(tokens, q, chances(logits, temperature), generator)
         cache.keep(stay + 1)  # what was newest before this pass is no guess
         for row, own, count, token in zip(written, tokens.tolist(), stay.tolist(), newest.tolist(), strict=True):
@@ -137,6 +138,15 @@ def certain(tokens: Int[Tensor, "B k"], vocab_size: int) -> Float[Tensor, "B k v
 
 def _guess(draft: Draft, texts: Texts, k: int, temperature: float, generator: torch.Generator | None) -> Guess:
     return draft.guess(texts, k, temperature, generator) if k else Guess(torch.zeros(len(texts), 0, dtype=torch.long))
+
+
+def _drawn_from(guess: Guess, tokens: Int[Tensor, "B k"], vocab_size: int) -> Float[Tensor, "B k vocab"]:
+    """What the tokens were drawn from. ValueError for a draft with another vocabulary."""
+    if guess.chances is None:
+        return certain(tokens, vocab_size)
+    if (theirs := guess.chances.shape[-1]) != vocab_size:
+        raise ValueError(f"the draft knows {theirs} tokens and the model {vocab_size}: both need the same tokenizer")
+    return guess.chances
 
 
 def _pass(call: Callable, token_ids: Int[Tensor, "B T"], cache: Cache, **given) -> Float[Tensor, "B T vocab"]:

@@ -192,6 +192,11 @@ def test_a_request_that_cannot_be_continued_is_refused():
         speculate(little(0), torch.tensor([[1]]), NGram(), temperature=-1.0)
 
 
+def test_a_draft_with_another_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="knows 60 tokens and the model 53"):
+        speculate(little(0), torch.tensor([[1, 2]]), SmallModel(little(0, vocab=60), 2), 4, temperature=1.0)
+
+
 # Every family
 
 
@@ -232,6 +237,28 @@ def test_rows_that_accept_differently_stay_apart(model):
     assert torch.equal(got.token_ids, wanted)
     assert 0 < got.accepted < got.drafted
     assert got.passes < 16
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "kimi_k25"])
+def test_behind_an_image_the_tokens_are_the_models_too(family, tmp_path):
+    """A guess that is never right, in the place of each token behind the image: places go back with it."""
+    parity_runs.save_random(family, tmp_path)
+    model, given = load(tmp_path, torch.float64), parity_runs.prompts(family, parity_runs.IMAGES)
+    columns = torch.stack(given.rows)
+    images = parity_runs.placed(parity_runs.beginning_in(columns, given.pictures), model)
+    ids = columns[:, parity_runs.TOKEN]
+
+    class Constant:
+        k = 2
+
+        def begin(self) -> None: ...
+
+        def guess(self, texts, k, temperature, generator) -> Guess:
+            return Guess(torch.full((len(texts), k), 3))
+
+    got = speculate(model, ids, Constant(), 10, images=images)
+    assert torch.equal(got.token_ids, generate(model, ids, 10, images=images))
+    assert got.accepted < got.drafted
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
