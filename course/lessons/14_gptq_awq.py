@@ -156,7 +156,7 @@ print(f"{len(x)} tokens, {x.shape[1]} columns; the strongest 16 directions of {l
 print("the helper agrees:", torch.allclose(Inputs.of(x).hessian, hessian, atol=1e-5))
 
 # %% [markdown]
-# So the columns depend on each other: most of what arrives lies in few directions. An error in a direction that hardly
+# So the columns depend on each other: much of what arrives lies in few directions. An error in a direction that hardly
 # occurs costs hardly anything. Rounding to nearest does not know which directions those are, and H does. (It is called
 # a Hessian because 2 H is the second derivative of the squared error.)
 
@@ -215,12 +215,10 @@ def error_of(made, hessian=hessian):
     return (squares[0] / squares[1]).item()
 
 
-with_gptq = in_turn(matrix, grid, hessian)
-moved = (with_gptq != rounded).float().mean()
-print(
-    f"{moved:.0%} of the codes are not the nearest ones; the answers' error is {error_of(with_gptq):.2f} of rounding's"
-)
-print(f"and the weights' own error {((with_gptq - matrix).norm() / (rounded - matrix).norm()) ** 2:.2f} of rounding's")
+passed_on = in_turn(matrix, grid, hessian)
+print(f"{(passed_on != rounded).float().mean():.0%} of the codes are not the nearest ones")
+print(f"the answers' error is {error_of(passed_on):.2f} of rounding's, ", end="")
+print(f"the weights' own {((passed_on - matrix).norm() / (rounded - matrix).norm()) ** 2:.2f}")
 
 # %% [markdown]
 # The weights are farther from where they were, and the answers nearer. Both matrices have the same size and the same
@@ -232,28 +230,28 @@ print(f"and the weights' own error {((with_gptq - matrix).norm() / (rounded - ma
 # columns that matter most, those with the largest diagonal of H (**act order**). And how much damping?
 
 # %%
-largest_first = hessian.diagonal().argsort(descending=True)
-every = grid_of(matrix, bits=3, group=1, symmetric=False)._replace(
-    scale=grid.scale.repeat_interleave(32, dim=1), zero=grid.zero.repeat_interleave(32, dim=1)
-)  # a scale and a zero for each column, so that columns can change places
+from helpers.quant.integers import Grid
+
+scales, zeros = (part.repeat_interleave(32, dim=1) for part in (grid.scale, grid.zero))  # one for each column
 
 
 def ordered(order):
-    own = every._replace(scale=every.scale[:, order], zero=every.zero[:, order])
+    own = Grid(scales[:, order], zeros[:, order], grid.low, grid.high)
     return in_turn(matrix[:, order], own, hessian[order][:, order])[:, order.argsort()]
 
 
-for name, order in {"as they stand": torch.arange(len(hessian)), "largest first": largest_first}.items():
+largest = hessian.diagonal().argsort(descending=True)
+orders = {"as they stand": torch.arange(len(hessian)), "largest first": largest, "smallest first": largest.flip(0)}
+for name, order in orders.items():
     print(f"{name:>14}: {error_of(ordered(order)):.3f} of rounding's error")
-print(f"{'smallest first':>14}: {error_of(ordered(largest_first.flip(0))):.3f}")
 
 # %%
 for damping in (1e-4, 0.01, 1.0, 100.0):
     print(f"damping {damping:<6g}: {error_of(in_turn(matrix, grid, hessian, damping)):.3f} of rounding's error")
 
 # %% [markdown]
-# With much damping all columns look independent, and GPTQ becomes rounding to nearest. On its own text less damping is
-# better here; on other text it may be otherwise, as you will see. One more idea belongs to the published method and
+# With much damping all columns look independent, and GPTQ becomes rounding to nearest. A little of it costs nothing
+# here, and keeps the inverse in bounds. One more idea belongs to the published method and
 # changes no code: errors are passed on within **blocks** of 128 columns, and once a block to all the rest, because
 # touching a large matrix for each column would wait for memory.
 #
@@ -266,7 +264,7 @@ from helpers.quant.gptq import compensate, gptq
 inputs = Inputs.of(x)
 for block in (1, 32, 128):
     made = from_codes(compensate(matrix, grid, hessian, block=block), grid)
-    print(f"blocks of {block:3}: {(made != with_gptq).float().mean():.2%} of the values differ from yours")
+    print(f"blocks of {block:3}: {(made != passed_on).float().mean():.2%} of the values differ from yours")
 best = from_codes(gptq(matrix, grid, inputs, act_order=True), grid)
 print(f"largest first, each row the better of two: {error_of(best):.3f} of rounding's error")
 
@@ -472,17 +470,13 @@ def undivided(matrix, grid, hessian):
 
 
 for width in (1, 31, 33):
-    some, fed = torch.randn(50, width), torch.randn(200, width) @ torch.randn(width, width)
-    own, h = grid_of(some, bits=3, symmetric=False), fed.T @ fed / 200
+    some, given = torch.randn(50, width), torch.randn(200, width) @ torch.randn(width, width)
+    own, h = grid_of(some, bits=3, symmetric=False), given.T @ given / 200
     helper = from_codes(compensate(some, own, h), own)
+    size = (given @ (helper - some).T).norm()
     for name, made in {"yours": in_turn(some, own, h), "undivided": undivided(some, own, h)}.items():
-        wrong, error = (
-            (made != helper).float().mean(),
-            (fed @ (made - some).T).norm() / (fed @ (helper - some).T).norm(),
-        )
-        print(
-            f"{width:2} columns, {name:>9}: {wrong:5.1%} of the values differ, the answers' error is {error:.2f} times"
-        )
+        print(f"{width:2} columns, {name:>9}: {(made != helper).float().mean():5.1%} of the values differ, ", end="")
+        print(f"the answers' error is {(given @ (made - some).T).norm() / size:.2f} of the helper's")
 
 # %% [markdown]
 # A single column has nobody to pass anything on to: there the mistake cannot be seen. With more of them the codes
