@@ -111,16 +111,17 @@ def speculate(
     cache, call = model.new_cache(), getattr(draft, "read", model)
     given = {name: value for name, value in {"mask": mask, "images": images}.items() if value is not None}
     draft.begin()
-    newest = choose(_pass(call, token_ids, cache, **given)[:, -1], temperature, generator)
+    logits = _pass(call, token_ids, cache, **given)
+    newest = choose(logits[:, -1], temperature, generator)
     prompts, written = _rows(token_ids, mask), [[token] for token in newest.tolist()]
     rounds, passes = [], 1
     while left := max(_left(row, max_new_tokens, eos) for row in written):
         texts = [prompt + row for prompt, row in zip(prompts, written, strict=True)]
         guess = _guess(draft, texts, min(draft.k, left - 1), temperature, generator)
         tokens = guess.tokens.to(token_ids)
+        q = _drawn_from(guess, tokens, logits.shape[-1])
         cache.mark()
         logits = _pass(call, torch.cat([newest[:, None].to(token_ids), tokens], dim=1), cache)
-        q = _drawn_from(guess, tokens, logits.shape[-1])
         stay, newest = accept(tokens, q, chances(logits, temperature), generator)
         cache.keep(stay + 1)  # what was newest before this pass is no guess
         for row, own, count, token in zip(written, tokens.tolist(), stay.tolist(), newest.tolist(), strict=True):
