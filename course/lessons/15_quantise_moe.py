@@ -149,8 +149,12 @@ check.reveal("15.share", machine=share, unit="of 100 weights")
 
 
 # %%
+import math
+
+
 def pack(stack: torch.Tensor, group: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     """[E, O, I] -> bytes [E, O, I / 2] with two codes each, and scales [E, O, I / group]."""
+    group = math.gcd(group, stack.shape[-1])  # of a narrow matrix: what divides its rows
     groups = stack.float().unflatten(-1, (-1, group))
     scale = (groups.abs().amax(dim=-1) / 7).clamp_min(1e-20).to(torch.bfloat16)
     codes = (groups / scale.float()[..., None]).round().clamp(-7, 7).flatten(-2)
@@ -168,6 +172,8 @@ def unpack(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 from helpers.moe.experts import mixtures
 
 model = load(folder, torch.bfloat16)
+if not list(mixtures(model)):
+    raise ValueError(f"{checkpoint} has no experts; zoo:tiny-deepseek-v3 and zoo:tiny-qwen3_5-moe have some")
 name, experts = next(mixtures(model))
 packed, scale_of = pack(experts.gate)
 error = (unpack(packed, scale_of) - experts.gate.float()).norm() / experts.gate.float().norm()
@@ -253,7 +259,7 @@ def round_parts(model: nn.Module, parts: list[str], bits: int, group: int = 16) 
     for name, layer in layers_of(model):
         if part_of(name) in parts:
             for weight in weights_of(layer):
-                weight.copy_(rounded(weight, bits, group))
+                weight.copy_(rounded(weight, bits, math.gcd(group, weight.shape[-1])))
     return model
 
 
@@ -516,11 +522,11 @@ with torch.no_grad():
 # %%
 import bitsandbytes.functional as bnb
 
-from helpers.checkpoints import tensors
+from helpers.quant.audit import load_in_16bit
 from helpers.quant.formats import encode
 
-name = next(row.name for row in held if row.format == "nf4")
-theirs, original_weight = loaded.get_parameter(name), tensors(folder)[name].float()
+name = next(row.name for row in held if row.format == "nf4" and row.part == "attention")
+theirs, original_weight = loaded.get_parameter(name), load_in_16bit(folder).get_parameter(name).detach().float()
 mine = encode(original_weight.reshape(-1, 64), "nf4")
 codes, scales = mine.tensors().values()
 print(f"{name} {tuple(original_weight.shape)}")

@@ -87,18 +87,31 @@ def bytes_of(held: Sequence[Held]) -> int:
 def load_in_4bit(folder: str | os.PathLike, kind: str = "nf4", double: bool = False) -> nn.Module:
     """The model of a folder as ``from_pretrained(..., BitsAndBytesConfig(load_in_4bit=True))`` loads it, on the CPU.
 
-    What is not quantised is bfloat16. Nothing is downloaded, and what the libraries print on the way is kept quiet: the
-    missing ``kernels`` package, a progress bar, layers for further tokens that transformers does not build.
-    transformers asks for the package accelerate before it does this. Built in lesson 15.
+    What is not quantised is bfloat16. transformers asks for the package accelerate before it does this. Built in
+    lesson 15.
     """
     with _quiet():
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+        from transformers import BitsAndBytesConfig
+
+        way = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=double)
+    return _from_pretrained(folder, {"quantization_config": way, "device_map": "cpu"})
+
+
+def load_in_16bit(folder: str | os.PathLike) -> nn.Module:
+    """The model of a folder as transformers loads it, in bfloat16: beside it the other is compared."""
+    return _from_pretrained(folder, {})
+
+
+def _from_pretrained(folder: str | os.PathLike, settings: dict) -> nn.Module:
+    """Nothing is downloaded, and what the libraries print on the way is kept quiet: the missing ``kernels`` package, a
+    progress bar, layers for further tokens that transformers does not build."""
+    with _quiet():
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         sees = config.get_text_config() is not config
-        way = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=double)
-        settings = dict(quantization_config=way, dtype=torch.bfloat16, device_map="cpu", local_files_only=True)
-        return (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(folder, **settings)
+        family = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        return family.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True, **settings)
 
 
 def _held(name: str, tensor: Tensor) -> Held:

@@ -8,7 +8,7 @@ from torch import nn
 
 from helpers import zoo
 from helpers.checkpoints import load
-from helpers.quant.audit import Held, audit, bytes_of, load_in_4bit, share_in, summed
+from helpers.quant.audit import Held, audit, bytes_of, load_in_4bit, load_in_16bit, share_in, summed
 from helpers.quant.model import quantise
 from helpers.quant.parts import all_but
 
@@ -27,6 +27,21 @@ def test_the_experts_of_a_mixture_stay_in_bfloat16_when_it_is_loaded_in_four_bit
     assert formats == {"bfloat16"}
     assert {row.format for row in audit(loaded) if row.part == "router"} == {"bfloat16"}
     assert "nf4" in {row.format for row in audit(loaded) if row.part == "attention"}
+
+
+def test_what_is_not_quantised_is_as_it_is_in_sixteen_bits(loaded):
+    plain = load_in_16bit(zoo.folder("tiny-qwen3_5-moe"))
+    kept = [row for row in audit(loaded) if row.format == "bfloat16"]
+    assert all(torch.equal(loaded.get_parameter(row.name), plain.get_parameter(row.name)) for row in kept)
+    assert {row.format for row in audit(plain)} == {"bfloat16", "float32"}
+    assert bytes_of(audit(plain)) > 1.3 * bytes_of(audit(loaded))
+
+
+@pytest.mark.parametrize("name", ["tiny-kimi-k2_5", "tiny-deepseek-v4", "tiny-glm5"])
+def test_in_every_family_with_experts_they_are_not_found(name):
+    rows = [row for row in audit(load_in_4bit(zoo.folder(name))) if row.part == "experts"]
+    assert rows
+    assert share_in(rows, "nf4") == 0
 
 
 def test_a_dense_model_is_quantised_but_for_its_embedding_and_norms():
