@@ -728,7 +728,7 @@ for row in facts("weight_formats"):
 # %% [markdown]
 # - **DeepSeek-V3** was trained in FP8 from the start, and its 128 x 128 blocks are the coarsest here: exponents make up
 #   for them.
-# - **DeepSeek-V4** keeps experts in MXFP4 and all else in FP8, with powers of two for both. The surprise is your
+# - **DeepSeek-V4** keeps experts in MXFP4 and most else in FP8, with powers of two for both. The surprise is your
 #   exercise 7: an open pull request of vLLM turns those experts into FP8 blocks at load time and calls it bit-exact
 #   (vllm-project/vllm 53709, 25 August 2026), for chips that cannot multiply FP4.
 # - **Kimi K2.5** uses plain INT4, neither a table nor a float. It was trained with its own rounding (lesson 15), so the

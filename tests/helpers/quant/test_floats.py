@@ -5,6 +5,7 @@ import torch
 
 from helpers.compare import randn
 from helpers.quant.floats import BF16, E2M1, E4M3, E5M2, FP8, round_to_kind, values
+from helpers.quant.formats import encode
 from helpers.quant.fp4 import (
     e2m1_codes,
     e2m1_values,
@@ -137,3 +138,10 @@ def test_nvfp4_is_torchaos_bit_by_bit():
     scale, numbers = nv.nvfp4_quantize(weight, 16, outer)
     assert torch.equal(inner.view(torch.uint8), scale.view(torch.uint8).view(inner.shape))
     assert torch.equal(packed, numbers)
+
+
+def test_the_format_called_mxfp4_has_the_standards_scale_and_cuts_what_it_cuts():
+    weight = torch.full((1, 32), 0.5)
+    weight[0, 0] = -7.5
+    assert encode(weight, "mxfp4").decode()[0, :2].tolist() == [-6.0, 0.5]
+    assert encode(weight, "mxfp4").tensors()["scale"].float().tolist() == [[1.0]]
