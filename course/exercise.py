@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from course.learner import learner_store
 from course.time_limit import TimeLimit, run_limited
 
-__all__ = ["Exercise", "NotPassed", "Wrong", "attempt", "learner_store", "predict", "returned", "reveal"]
+__all__ = ["Exercise", "NotPassed", "Wrong", "attempt", "learner_store", "predict", "returned", "reveal", "tensor"]
 
 _SECONDS_PER_CALL = 5.0
 
@@ -54,6 +54,17 @@ def returned(function: Callable, *args, **kwargs):
     got = attempt(function, *args, **kwargs)
     if got is None:
         raise Wrong("your function gave None back: is its last line a return?")
+    return got
+
+
+def tensor(got, shape: tuple[int, ...], what: str):
+    """``got`` where it is a tensor of this shape; Wrong says what it is instead."""
+    import torch  # here alone: the engine itself starts without it
+
+    if not isinstance(got, torch.Tensor):
+        raise Wrong(f"{what} is a tensor, and this is a {type(got).__name__}")
+    if tuple(got.shape) != tuple(shape):
+        raise Wrong(f"{what} has the shape {tuple(shape)}, and this has {tuple(got.shape)}")
     return got
 
 

@@ -5,18 +5,10 @@ import random
 import torch
 from torch import Tensor
 
-from course.exercise import Exercise, Wrong, predict, returned, reveal
+from course.exercise import Exercise, Wrong, predict, returned, reveal, tensor
 from helpers.compare import randn
 
 __all__ = ["capacity", "predict", "reveal", "route", "scatter", "sizes"]
-
-
-def _tensor(got, shape: tuple[int, ...], what: str) -> Tensor:
-    if not isinstance(got, Tensor):
-        raise Wrong(f"{what} is a tensor, and this is a {type(got).__name__}")
-    if tuple(got.shape) != tuple(shape):
-        raise Wrong(f"{what} has the shape {tuple(shape)}, and this has {tuple(got.shape)}")
-    return got
 
 
 # The warm-up: parameters stored and used.
@@ -66,7 +58,7 @@ def _check_route(answer):
         if not isinstance(got, (tuple, list)) or len(got) != 2:
             raise Wrong(f"a pair (indices, weights) is expected, and this is a {type(got).__name__}")
         indices, weights = (
-            _tensor(part, (tokens, k), what) for part, what in zip(got, ("indices", "weights"), strict=True)
+            tensor(part, (tokens, k), what) for part, what in zip(got, ("indices", "weights"), strict=True)
         )
         _compare_choice(indices, logits, bias, k)
         _compare_weights(torch.zeros(tokens, experts).scatter(1, indices, weights.float()), logits, bias, k, scale)
@@ -138,7 +130,7 @@ def _check_scatter(answer):
         indices = torch.tensor([choice] * tokens) if choice else indices
         weights = randn(tokens, k, seed=60 + n).softmax(-1) + 0.1
         got = returned(answer, x.clone(), indices.clone(), weights.clone(), experts, _Expert(matrices))
-        _compare_sums(_tensor(got, tuple(x.shape), "the sum"), x, indices, weights, matrices)
+        _compare_sums(tensor(got, tuple(x.shape), "the sum"), x, indices, weights, matrices)
     return "one token, one expert for all, every expert, and experts without a token"
 
 
@@ -184,7 +176,7 @@ def _check_capacity(answer):
     cases = [(12, 3, 2, 3), (1, 4, 2, 1), (10, 5, 2, 1), (9, 4, 3, 4), (6, 3, 1, 6), (8, 2, 2, 0)]
     for n, (tokens, experts, k, room) in enumerate(cases):
         indices = randn(tokens, experts, seed=80 + n).topk(k).indices
-        got = _tensor(returned(answer, indices.clone(), experts, room), (tokens, k), "the answer")
+        got = tensor(returned(answer, indices.clone(), experts, room), (tokens, k), "the answer")
         if got.dtype != torch.bool:
             raise Wrong(f"True or False is expected for each pair, and this is {got.dtype}")
         _compare_room(got, indices, experts, room)

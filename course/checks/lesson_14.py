@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from course.exercise import Exercise, Wrong, predict, returned, reveal
+from course.exercise import Exercise, Wrong, predict, returned, reveal, tensor
 from helpers.compare import randn
 from helpers.quant.awq import stretch
 from helpers.quant.gptq import gptq, inverse_factor
@@ -13,14 +13,6 @@ from helpers.quant.integers import from_codes, grid_of, round_to
 __all__ = ["cost", "harm", "order", "predict", "reveal", "search", "step"]
 
 Mistakes = list[tuple[Tensor, str]]
-
-
-def _tensor(got, shape: tuple[int, ...], what: str) -> Tensor:
-    if not isinstance(got, Tensor):
-        raise Wrong(f"{what} is a tensor, and this is a {type(got).__name__}")
-    if tuple(got.shape) != tuple(shape):
-        raise Wrong(f"{what} has the shape {tuple(shape)}, and this has {tuple(got.shape)}")
-    return got
 
 
 def _compare(got: Tensor, right: Tensor, mistakes: Mistakes, otherwise: str) -> None:
@@ -44,7 +36,7 @@ def _check_cost(answer):
     for n, (rows, width, tokens) in enumerate([(3, 5, 40), (1, 1, 1), (7, 4, 9)]):
         weight, x = randn(rows, width, seed=n), _fed(tokens, width, 10 + n)
         made = (2 * weight).round() / 2
-        got = _tensor(returned(answer, weight.clone(), made.clone(), x.clone()), (rows,), "the answer")
+        got = tensor(returned(answer, weight.clone(), made.clone(), x.clone()), (rows,), "the answer")
         off = x @ (made - weight).T
         mistakes = [
             ((made - weight).square().sum(dim=1), "that is how far the weights are off: the inputs are missing"),
@@ -67,7 +59,7 @@ def _check_step(answer):
     for n, (rows, width, j) in enumerate([(3, 5, 1), (4, 6, 0), (2, 4, 3), (5, 7, 3), (1, 1, 0)]):
         left, upper = randn(rows, width, seed=n), inverse_factor(Inputs.of(_fed(50, width, 20 + n)).hessian).float()
         value, given = left[:, j].round(), left.clone()
-        got = _tensor(returned(answer, given, j, value.clone(), upper.clone()), (rows, width), "the answer")
+        got = tensor(returned(answer, given, j, value.clone(), upper.clone()), (rows, width), "the answer")
         if not torch.equal(given, left):
             raise Wrong("`left` itself was changed: work on a clone, the caller still needs what it gave")
         _compare_step(got, left, j, value, upper)
@@ -125,7 +117,7 @@ def _check_order(answer):
             return _unlike(w, h)
 
         got = returned(answer, weight.clone(), hessian.clone(), rounder)
-        got = _tensor(got, (rows, width), "the answer")
+        got = tensor(got, (rows, width), "the answer")
         if len(asked) != 1:
             raise Wrong(f"rounder was called {len(asked)} times; once is enough, with sorted columns")
         _compare_order(got, weight, hessian)
@@ -181,7 +173,7 @@ def _check_search(answer):
         tried = []
 
         def error(s, wanted=wanted, width=width, tried=tried):
-            tried.append(_tensor(s, (width,), "s"))
+            tried.append(tensor(s, (width,), "s"))
             return (s / wanted).log().square().sum().item()
 
         got = returned(answer, size.clone(), error, list(_ALPHAS))
@@ -189,7 +181,7 @@ def _check_search(answer):
             raise Wrong(f"a pair (alpha, s) is expected, and this is a {type(got).__name__}")
         if best and any(torch.allclose(s, 1 / stretch(size, best), rtol=1e-3) for s in tried):
             raise Wrong("s is upside down: columns with large inputs are stretched, s grows with size")
-        _compare_search(float(got[0]), _tensor(got[1], (width,), "s"), size, best, wanted, error)
+        _compare_search(float(got[0]), tensor(got[1], (width,), "s"), size, best, wanted, error)
     return "the least at 0, at 1 and between"
 
 

@@ -7,18 +7,10 @@ import random
 import torch
 from torch import Tensor
 
-from course.exercise import Exercise, Wrong, predict, returned, reveal
+from course.exercise import Exercise, Wrong, predict, returned, reveal, tensor
 from helpers.compare import randn
 
 __all__ = ["audit", "changed", "experts", "keys", "predict", "reveal", "texts"]
-
-
-def _tensor(got, shape: tuple[int, ...], what: str) -> Tensor:
-    if not isinstance(got, Tensor):
-        raise Wrong(f"{what} is a tensor, and this is a {type(got).__name__}")
-    if tuple(got.shape) != tuple(shape):
-        raise Wrong(f"{what} has the shape {tuple(shape)}, and this has {tuple(got.shape)}")
-    return got
 
 
 def _near(got: float, right: float) -> bool:
@@ -140,7 +132,7 @@ def _check_experts(answer):
 
 
 def _compare_experts(packed, scale, stack: Tensor, group: int) -> None:
-    scale = _tensor(scale, (*stack.shape[:2], stack.shape[2] // group), "scale")
+    scale = tensor(scale, (*stack.shape[:2], stack.shape[2] // group), "scale")
     codes, right = _int4(stack, group)
     if not torch.allclose(scale.float(), right.float(), rtol=1e-2):
         if torch.allclose(scale.float(), _int4(stack, group, levels=8)[1].float(), rtol=1e-2):
@@ -152,7 +144,7 @@ def _compare_experts(packed, scale, stack: Tensor, group: int) -> None:
         raise Wrong(f"the scales are {scale.dtype}: bfloat16 takes half the bytes, and is what the format stores")
     if isinstance(packed, Tensor) and packed.shape == stack.shape:
         raise Wrong("one code a byte: that is 8 bits; put two codes into each")
-    packed = _tensor(packed, (*stack.shape[:2], stack.shape[2] // 2), "packed")
+    packed = tensor(packed, (*stack.shape[:2], stack.shape[2] // 2), "packed")
     if packed.dtype != torch.uint8:
         raise Wrong(f"packed codes are {packed.dtype}; bytes without a sign, torch.uint8, are expected")
     if torch.equal(packed, _packed(codes)):
@@ -192,7 +184,7 @@ def _check_keys(answer):
     for n, (tokens, width, bits, block) in enumerate([(70, 8, 2, 32), (32, 4, 4, 32), (31, 6, 3, 32), (65, 5, 2, 16)]):
         keys = randn(tokens, width, seed=n)
         keys[:, 1] = 6 + 0.2 * keys[:, 1]  # a channel that is large for every token
-        got = _tensor(returned(answer, keys.clone(), bits, block), tuple(keys.shape), "the answer")
+        got = tensor(returned(answer, keys.clone(), bits, block), tuple(keys.shape), "the answer")
         _compare_keys(got, keys, bits, block)
     return "whole blocks are rounded along each channel, the newest tokens are as they were"
 
