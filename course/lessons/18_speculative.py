@@ -427,20 +427,37 @@ check.reveal("18.tokens", machine=told["small model, 4"])
 
 # %% [markdown]
 # Facts do not repeat, so prompt lookup finds little. The small model knows most of them. And now the clock: the same
-# prompt, plain and with guesses by turns, in the CPU's own time.
+# prompt, plain and with guesses by turns, in the CPU's own time; what the guesses take is noted apart.
 
 # %%
+import time
+
 from helpers.measure import measure_pair
 
 
-def against_plain(target, ids, draft, repeats=3):
-    """How many times as fast, and the two timings."""
-    return measure_pair(lambda: generate(target, ids, new), lambda: speculate(target, ids, draft, new), repeats=repeats)
+def with_guesses(target, ids, draft, spent):
+    """``speculate``; the seconds of each guess go into ``spent``."""
+    guess = draft.guess
+
+    def timed(*given):
+        start = time.thread_time()
+        got = guess(*given)
+        spent.append(time.thread_time() - start)
+        return got
+
+    draft.guess = timed
+    run = speculate(target, ids, draft, new)
+    del draft.guess
+    return run
 
 
-pairs = {name: against_plain(model, prompts[0], draft) for name, draft in drafts.items()}
-pairs["Python, lookup, 8"] = against_plain(python, torch.tensor([code]), NGram(8))
-for name, pair in pairs.items():
+# %%
+cases = {name: (model, prompts[0], draft) for name, draft in drafts.items()}
+cases["Python, lookup, 8"] = python, torch.tensor([code]), NGram(8)
+pairs, spent = {}, {name: [] for name in cases}
+for name, (target, ids, draft) in cases.items():
+    plain = lambda: generate(target, ids, new)  # noqa: B023, E731
+    pairs[name] = pair = measure_pair(plain, lambda: with_guesses(target, ids, draft, spent[name]), repeats=3)  # noqa: B023
     print(f"{name:18} {pair.ratio:.2f} times as fast as one token a pass ({pair.ratio_q1:.2f} to {pair.ratio_q3:.2f})")
 
 # %% [markdown]
@@ -456,12 +473,10 @@ for name, pair in pairs.items():
 # $$\text{times as fast} = \frac{1 + a_1 + a_1 a_2 + \dots}{w + k\,c}$$
 #
 # Above stand the tokens of a pass (the guesses up to the first refusal, and the model's own), below what they cost.
-# Measure w and c on this machine.
+# The seconds of the guesses were noted on the way; w is measured here, a wide pass and a plain one by turns.
+
 
 # %%
-import time
-
-
 def a_pass(target, tokens, rows=1):
     """A pass over so many tokens behind a short text, taken back each time."""
     ids = torch.randint(5, 500, (rows, 40), generator=torch.Generator().manual_seed(seed))
@@ -477,33 +492,16 @@ def a_pass(target, tokens, rows=1):
     return once
 
 
-def guessing(draft):
-    """Of the first prompt: seconds that a pass spends on its draft, and tokens that it gives."""
-    spent, guess = [], draft.guess
-
-    def timed(*given):
-        start = time.thread_time()
-        got = guess(*given)
-        spent.append(time.thread_time() - start)
-        return got
-
-    draft.guess = timed
-    run = speculate(model, prompts[0], draft, new)
-    del draft.guess
-    return sum(spent) / run.passes, new / run.passes
-
-
 # %%
 passes = {k: measure_pair(a_pass(model, k + 1), a_pass(model, 1), repeats=5) for k in (1, 4)}
-one, wide = passes[1].b.median_s, {k: pair.ratio for k, pair in passes.items()}
-print(f"one token takes {1e3 * one:.2f} ms; a pass over 2 tokens {wide[1]:.2f} of that, over 5 tokens {wide[4]:.2f}")
-by_formula = {}
+wide, by_formula = {k: pair.ratio for k, pair in passes.items()}, {}
+print(f"one token takes {1e3 * passes[1].b.median_s:.2f} ms")
+print(f"a pass over 2 tokens takes {wide[1]:.2f} of that, over 5 tokens {wide[4]:.2f}")
 for name, draft in drafts.items():
-    seconds, tokens = guessing(draft)
-    by_formula[name] = tokens / (wide[draft.k] + seconds / one)
-    print(
-        f"{name:16} {tokens:.2f} tokens a pass, its guesses cost {seconds / one:.2f} passes: the formula says ", end=""
-    )
+    cost = sum(spent[name]) / len(spent[name]) / (pairs[name].a.median_s / new)  # of k tokens, in plain ones
+    tokens = new / speculate(model, prompts[0], draft, new).passes
+    by_formula[name] = tokens / (wide[draft.k] + cost)
+    print(f"{name:16} {tokens:.2f} tokens a pass, its guesses cost {cost:.2f} passes: the formula says ", end="")
     print(f"{by_formula[name]:.2f} times as fast, the machine {pairs[name].ratio:.2f}")
 check.reveal("18.speed", machine=pairs["small model, 4"].ratio, formula=by_formula["small model, 4"])
 
