@@ -196,6 +196,7 @@ def sparse_prompt(s: SparseSizes, length: int, number_bytes: int = 2) -> Work:
     return index + choice + sparse_attention.cost(length, min(s.k, length), s.heads, s.latent, s.turned, number_bytes)
 
 
+OLDEST_PEER = (5, 23)  # earlier versions cache what no step has to make anew: another layer to compare with
 LAYER = {  # GLM-5's attention layer, helpers/facts/configs; the rest of the block is of no account
     "vocab_size": 8,
     "hidden_size": 6144,
@@ -219,6 +220,12 @@ def sparse_layer_case(
     device: torch.device, layer: dict[str, int] | None = None, length: int = CONTEXT - 1
 ) -> Iterator[Measurement]:
     """One new token through GLM-5's attention layer after 128k, batch 1: transformers' layer and ours by kernels."""
+    import transformers  # takes seconds, and no other case of this file needs it
+
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST_PEER:
+        raise ValueError(
+            f"transformers {transformers.__version__} keeps keys and values of all heads; 5.23 keeps latents"
+        )
     layer, dtype = layer or LAYER, dtype_of(device)
     theirs, ours = models(device, layer, dtype)
     torch.manual_seed(length)
