@@ -337,12 +337,9 @@ if kernels_run:
 from helpers.kernels import ahead
 
 if kernels_run:
-    for made in ahead.in_a_process_of_its_own(["rms_norm" if scale == "smoke" else "sparse_attention"]):
-        print(
-            f"{made.name:36} sm_{made.chip}: {made.registers:3} registers, {made.spilled_bytes} bytes put aside, ",
-            end="",
-        )
-        print(f"{format_bytes(made.shared_bytes):>7} shared")
+    for made in ahead.in_a_process_of_its_own(["rms_norm" if scale == "smoke" else "flash"]):
+        takes = f"{made.registers:3} registers, {made.spilled_bytes} bytes put aside"
+        print(f"{made.name:26} sm_{made.chip}: {takes}, {format_bytes(made.shared_bytes):>7} shared")
 
 # %% [markdown]
 # A thread has 255 registers at most; a program shares at most 163 KiB on an A100 and 227 KiB on an H100. A kernel
@@ -721,7 +718,7 @@ check.tiles(gather_tiles)
 # %% [markdown]
 # ## In the real models
 #
-# - **DeepSeek** publishes kernels for this attention: FlashMLA (its README at github.com/deepseek-ai/FlashMLA, looked up
+# - **DeepSeek** publishes kernels for this attention: FlashMLA (its README at github.com/deepseek-ai/FlashMLA, seen
 #   in November 2026) has separate ones for dense decoding, sparse decoding and sparse prefill.
 # - **DeepSeek-V3.2** and **GLM-5** choose 2,048 tokens a query; a row of their cache is 512 + 64 numbers, 1,152 bytes
 #   in 16 bits.

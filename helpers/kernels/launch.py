@@ -24,6 +24,7 @@ try:
 except ImportError:
     triton, tl = None, SimpleNamespace(constexpr=None)  # enough to define a kernel, and no more
 
+MOST_PROGRAMS = 65535  # on the second and third axis of a grid; CUDA's programming guide, table of capabilities
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTERPRETED = triton is not None and not isinstance(tl.sum, triton.JITFunction)
 _counter: ContextVar[Counter | None] = ContextVar("launches", default=None)
@@ -66,10 +67,15 @@ def launches(*tensors: Tensor) -> bool:
 def launch(function: Callable, grid: tuple[int, ...], *arguments, warps: int = 4, stages: int = 3, **constants) -> None:
     """Start one program for each place of the grid.
 
-    Raises ValueError without Triton, and where tiles ask for more shared memory or registers than this GPU has.
+    Raises ValueError without Triton, for a grid that no GPU takes, and where tiles ask for more shared memory or
+    registers than this one has.
     """
     if triton is None:
         raise ValueError(f"{function.__name__} cannot run: there is no Triton for this system, it is made for Linux")
+    if any(axis > MOST_PROGRAMS for axis in grid[1:]):
+        raise ValueError(
+            f"{function.__name__} asks for {grid} programs; the second and third axis end at {MOST_PROGRAMS}"
+        )
     if (counter := _counter.get()) is not None:
         counter[function.__name__] += 1
     try:

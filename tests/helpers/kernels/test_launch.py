@@ -40,6 +40,13 @@ def test_every_launch_is_counted_by_its_name_and_only_inside_the_block():
     assert torch.equal(out, 2 * x)
 
 
+@needs_triton
+def test_a_grid_that_no_gpu_takes_is_refused_in_the_interpreter_too():
+    x = numbers(1, seed=0)
+    with pytest.raises(ValueError, match="end at 65535"):
+        launch(_double, (1, 65536), x, x, 1, BLOCK=16)
+
+
 @pytest.mark.skipif(not INTERPRETED, reason="on a GPU bfloat16 is right")
 def test_bfloat16_is_refused_where_it_would_be_silently_wrong():
     with pytest.raises(ValueError, match="interpreter gets wrong"):

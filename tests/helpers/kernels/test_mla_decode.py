@@ -33,7 +33,7 @@ def mask_of(batch, length, keys):
 def test_it_is_the_readable_one(batch, length, keys, heads, latent, turned, dtype):
     given, mask = parts(batch, length, keys, heads, latent, turned, dtype=dtype), mask_of(batch, length, keys)
     answer, launched = launches_of(absorbed, *given, mask, 0.2)
-    assert launched == {"_decode": 1, "_combine": 1}
+    assert launched == {"_walk": 1}
     near_float64(answer, mla.absorbed(*(x.double() for x in given), mask, 0.2), 64, "the mixture")
 
 
@@ -41,8 +41,11 @@ def test_it_is_the_readable_one(batch, length, keys, heads, latent, turned, dtyp
 def test_however_the_keys_are_split_the_answer_is_one(least, monkeypatch):
     monkeypatch.setattr(mla_decode, "LEAST", least)
     given, mask = parts(1, 1, 75, 2), mask_of(1, 1, 75)
-    assert split.splits_for(1, 75, least) == 75 // least
-    near_float64(absorbed(*given, mask, 0.2), mla.absorbed(*(x.double() for x in given), mask, 0.2), 64, "the mixture")
+    answer, launched = launches_of(absorbed, *given, mask, 0.2)
+    splits = split.splits_for(1, 75, least)
+    assert splits == 75 // least
+    assert launched == ({"_walk": 1, "_combine": 1} if splits > 1 else {"_walk": 1})
+    near_float64(answer, mla.absorbed(*(x.double() for x in given), mask, 0.2), 64, "the mixture")
 
 
 def test_a_split_of_which_nothing_is_seen_weighs_nothing(monkeypatch):
@@ -51,6 +54,15 @@ def test_a_split_of_which_nothing_is_seen_weighs_nothing(monkeypatch):
     mask[..., 40] = True  # one key, in the third split of four
     only = mla.out_of_latents(given[2][:, 40, None, None].expand(-1, -1, 2, -1), given[5])
     assert torch.allclose(absorbed(*given, mask, 0.2), only, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("least", [16, 64])
+def test_a_query_that_sees_nothing_gets_no_number_split_or_not(least, monkeypatch):
+    monkeypatch.setattr(mla_decode, "LEAST", least)
+    given, nothing = parts(1, 1, 64, 2), torch.zeros(1, 1, 64, dtype=torch.bool, device=WHERE)
+    assert absorbed(*given, nothing, 0.2).isnan().all()
+    assert mla.absorbed(*given, nothing, 0.2).isnan().all()
 
 
 def test_there_are_programs_for_a_whole_gpu_and_none_with_too_little_to_do():

@@ -38,7 +38,7 @@ def choice(batch, length, keys, k, seed=9):
 def test_it_is_the_readable_one(batch, length, keys, heads, latent, turned, k, dtype):
     given, chosen = parts(batch, length, keys, heads, latent, turned, dtype), choice(batch, length, keys, k)
     answer, launched = launches_of(attend_chosen, *given, chosen, 0.2)
-    assert launched == {"_sparse": 1, "_combine": 1}
+    assert launched == {"_walk": 1}
     near_float64(answer, dsa.attend_chosen(*(x.double() for x in given), chosen, 0.2), 64, "the mixture")
 
 
