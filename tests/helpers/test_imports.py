@@ -83,6 +83,7 @@ KERNELS = (
     "matmul",
     "flash",
     "split",
+    "latent_walk",
     "mla_decode",
     "sparse_attention",
     "index_scores",
@@ -92,6 +93,7 @@ KERNELS = (
     "packed_linear",
     "eight_bit",
     "experts",
+    "block_sparse",
 )  # one kernel a file; all launch the same way
 SIBLINGS = {  # folders of one mechanism a file: who may use whom
     "data": {("python", "corpus"), ("languages", "corpus"), ("parallel", "languages"), ("digits", "tasks")},
@@ -104,6 +106,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("gated_attention", "norm"),
         ("gated_attention", "rope"),
         ("gated_attention", "cache"),
+        ("block_sparse", "attention"),
         ("delta", "norm"),
         ("delta", "rows"),
         ("mla", "attention"),
@@ -173,9 +176,9 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("ahead", "launch"),
         ("traffic", "launch"),
         *((file, "launch") for file in KERNELS),
-        *((file, "softmax") for file in ("flash", "mla_decode", "sparse_attention")),  # fold a tile into a mixture
-        *((file, "split") for file in ("mla_decode", "sparse_attention")),
-        ("sparse_attention", "mla_decode"),
+        *((file, "softmax") for file in ("flash", "latent_walk", "block_sparse")),  # fold a tile into a mixture
+        ("latent_walk", "split"),
+        *((file, "latent_walk") for file in ("mla_decode", "sparse_attention")),  # all rows, or chosen ones
         *((file, "unpack") for file in ("packed_linear", "experts")),  # weights of few bits, in registers
     },
 }
