@@ -180,6 +180,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("latent_walk", "split"),
         *((file, "latent_walk") for file in ("mla_decode", "sparse_attention")),  # all rows, or chosen ones
         *((file, "unpack") for file in ("packed_linear", "experts")),  # weights of few bits, in registers
+        *(("ways", file) for file in ("launch", "unpack", "packed_linear", "eight_bit")),  # layers by kernels
     },
 }
 CARRIED = {  # imported though pyproject.toml does not name it
