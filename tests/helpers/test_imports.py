@@ -107,6 +107,8 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("gated_attention", "rope"),
         ("gated_attention", "cache"),
         ("block_sparse", "attention"),
+        ("block_sparse", "dsa"),
+        ("block_sparse", "dsa"),
         ("delta", "norm"),
         ("delta", "rows"),
         ("mla", "attention"),

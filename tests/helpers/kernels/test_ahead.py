@@ -13,7 +13,7 @@ import helpers.kernels
 from helpers.kernels import ahead
 from helpers.kernels.launch import INTERPRETED, Variant
 
-NOT_KERNELS = {"launch", "ahead", "traffic", "unpack", "mla_decode", "sparse_attention"}  # the last two walk
+NOT_KERNELS = {"launch", "ahead", "traffic", "unpack", "ways", "mla_decode", "sparse_attention"}  # the last two walk
 FILES = sorted({module.name for module in pkgutil.iter_modules(helpers.kernels.__path__)} - NOT_KERNELS)
 pytestmark = needs_triton
 
