@@ -25,6 +25,7 @@ from course.measure_dsa import dsa_decode_case
 from course.measure_generate import generate_case
 from course.measure_gpu import ceilings
 from course.measure_gpu_attention import (
+    block_sparse_case,
     index_scores_case,
     latent_decode_case,
     sparse_decode_case,
@@ -98,6 +99,7 @@ GPU_CASES: dict[str, Case] = {
     "sparse-decode": sparse_decode_case,
     "sparse-prompt": sparse_prompt_case,
     "sparse-layer": sparse_layer_case,
+    "block-sparse-prompt": block_sparse_case,
     "linear-few-tokens": few_tokens_case,
     "linear-many-tokens": many_tokens_case,
     "experts-prompt": prompt_case,

@@ -35,6 +35,7 @@ TINY = {  # every case but the one that CPUs have too
     "sparse-decode": dict(sizes=(LATENT,), tokens=40, batch=2),
     "sparse-prompt": dict(s=LATENT, lengths=(6, 12), block=5),
     "sparse-layer": dict(layer=LAYER, length=20),
+    "block-sparse-prompt": dict(length=50, heads=4, groups=2, width=16, block=16, k=2),
     "linear-few-tokens": dict(matrix=linear.Matrix(16, 128), tokens=(1, 3)),
     "linear-many-tokens": dict(matrix=linear.Matrix(16, 256), tokens=20),
     "experts-one-token": dict(size=SMALL),
@@ -156,10 +157,21 @@ def works() -> dict[str, dict[str, Work]]:
         "sparse, keys of 8 bits, 128 heads, graph": attention.sparse_work(s, 32, tokens, 2, packed=True),
     }
     decode["dense beside 8 bits, 128 heads, graph"] = decode["dense, 128 heads, graph"]
+    blocks = {
+        "dense": attention.flash.cost(1, 2**16, 64, 4, 128),
+        "block-sparse": attention.block_sparse.cost(1, 2**16, 64, 4, 128, 64, 32),
+    }
     prompt = {f"dense, {n}": attention.dense_prompt(glm, n) for n in (32768, 131072)}
     prompt |= {f"sparse, {n}": attention.sparse_prompt(glm, n) for n in (32768, 131072)}
-    named = ("sparse-decode", "sparse-prompt", "linear-few-tokens", "linear-many-tokens", "experts-four-bits")
-    return dict(zip(named, (decode, prompt, few, many, four), strict=True))
+    named = (
+        "sparse-decode",
+        "block-sparse-prompt",
+        "sparse-prompt",
+        "linear-few-tokens",
+        "linear-many-tokens",
+        "experts-four-bits",
+    )
+    return dict(zip(named, (decode, blocks, prompt, few, many, four), strict=True))
 
 
 @pytest.mark.parametrize("goal", [g for g in goals.GOALS if g.floor], ids=lambda goal: goal.says)
