@@ -1,8 +1,9 @@
 """The case `quantised-model`: whole models in every format: bytes, tokens a second, and what they can still do.
 
-Two models of the zoo are packed by one call each. What they can do is asked with float32 arithmetic on the packed
-weights, so that nothing but the format counts: bits per byte of held-out Python (tiny-qwen3), and right answers
-(tiny-glm5, with experts and an indexer). Tokens are written in bfloat16, each format interleaved with plain bfloat16.
+Three models of the zoo are packed by one call each. What they can do is asked with float32 arithmetic on the packed
+weights, so that nothing but the format counts: bits per byte of held-out Python (tiny-qwen3), facts said by heart
+(tiny-qwen3_5-moe, whose experts are full), right answers (tiny-glm5, which has an indexer and room to spare). Tokens
+are written in bfloat16, each format interleaved with plain bfloat16.
 The zoo's models are so small that Python's time hides the bytes; a random model of wider layers stands beside them to
 show what is left of the speed of a layer in a whole model. It knows nothing, so nothing is asked of it.
 """
@@ -24,17 +25,19 @@ from helpers.generate import generate
 from helpers.measure import Comparison, Measurement, Rate, Work, measure_pair
 from helpers.models import qwen3
 from helpers.quant.cpu import CPU
-from helpers.quant.formats import FORMATS
+from helpers.quant.formats import FORMATS, format_of
 from helpers.quant.model import quantise
-from helpers.quant.parts import held_by_part
-from helpers.quant.ways import DYNAMIC
+from helpers.quant.parts import held_by_part, layers_of, weights_of
+from helpers.quant.ways import DYNAMIC, stored_as
+from helpers.recall import share_recalled
 from helpers.train import bits_per_byte
+from helpers.zoo import fact_data
 from helpers.zoo.task_evidence import examples
 
 PLAIN = "bf16"
 NAMES = (*FORMATS, DYNAMIC)
 PROMPT, NEW, REPEATS = 16, 16, 7
-BPB, RIGHT = "bits per byte", "right answers"
+BPB, FACTS, RIGHT = "bits per byte", "facts recalled", "right answers"
 WIDE = "wide random"
 WIDE_CONFIG = qwen3.Config(2048, 1024, 8, num_heads=16, num_kv_heads=8, head_dim=64, mlp_width=3072)
 
@@ -42,14 +45,15 @@ Ask = Callable[[nn.Module], dict[str, float]]
 
 
 def quantised_case(
-    device: torch.device, models: Sequence[str] = ("tiny-qwen3", "tiny-glm5", WIDE), names: Sequence[str] = NAMES
+    device: torch.device, models: Sequence[str] | None = None, names: Sequence[str] = NAMES
 ) -> Iterator[Measurement]:
     """Whole models in every format: bytes, tokens a second, bits per byte or right answers."""
     if device.type != "cpu":
         raise ValueError(f"the case quantised-model times the kernels of a CPU, and was asked for {device.type}")
-    for name in models:
+    for name in MODELS if models is None else models:
         plain, ask = MODELS[name]()
-        wanted = [form for form in names if name != WIDE or form in (PLAIN, *CPU)]  # the others take minutes there
+        wanted = [form for form in names if divides(plain, form)]
+        wanted = [form for form in wanted if name != WIDE or form in (PLAIN, *CPU)]  # the others take minutes there
         yield from of_model(name, plain, ask, [PLAIN, *(form for form in wanted if form != PLAIN)])
 
 
@@ -64,6 +68,13 @@ def of_model(name: str, plain: nn.Module, ask: Ask | None, names: Sequence[str])
         scores |= {"tokens a second": NEW / pair.b.median_s, "times plain": pair.ratio}
         rate = Rate(work(packed, scores["bytes held"]), pair.b)
         yield Measurement.of(f"{form}, {name}", "bfloat16", [1, PROMPT, NEW], rate, scores=scores)
+
+
+def divides(model: nn.Module, form: str) -> bool:
+    """Whether the groups of the format cut every matrix evenly, if not each of its rows."""
+    group = format_of(stored_as(form)).divides
+    sizes = [weight.shape[-2] * weight.shape[-1] for _, layer in layers_of(model) for weight in weights_of(layer)]
+    return all(size % group == 0 for size in sizes)
 
 
 def in_format(model: nn.Module, form: str) -> nn.Module:
@@ -99,6 +110,12 @@ def reader_of_python() -> tuple[nn.Module, Ask]:
     return load("zoo:tiny-qwen3"), lambda model: {BPB: bits_per_byte(model, tokenizer, texts[::3])}
 
 
+def knower_of_facts() -> tuple[nn.Module, Ask]:
+    """tiny-qwen3_5-moe, and the share that it says to the letter of every tenth fact of its training."""
+    facts, tokenizer = fact_data.facts()[::10], tokenizer_of("tiny-qwen3_5-moe")
+    return load("zoo:tiny-qwen3_5-moe"), lambda model: {FACTS: share_recalled(model, tokenizer, facts)}
+
+
 def solver_of_tasks() -> tuple[nn.Module, Ask]:
     """tiny-glm5, and its share of right answers to the recall of 32 pairs and to needles in 256 words."""
     tokenizer = tokenizer_of("tiny-glm5")
@@ -119,6 +136,7 @@ def tokenizer_of(name: str) -> Tokenizer:
 MODELS: dict[str, Callable[[], tuple[nn.Module, Ask | None]]] = {
     "tiny-qwen3": reader_of_python,
     "tiny-glm5": solver_of_tasks,
+    "tiny-qwen3_5-moe": knower_of_facts,
     WIDE: wide_model,
 }
 

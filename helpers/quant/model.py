@@ -112,9 +112,13 @@ def _check(chosen: dict[str, nn.Module], name: str, keep: Collection[str], wrap:
     if narrow:
         at, width = next(iter(narrow.items()))
         rest = f" and {len(narrow) - 1} more layers" if len(narrow) > 1 else ""
+        parts, remedy = (
+            sorted({part_of(at) for at in narrow}),
+            "let groups run on over the ends of rows with wrap=True, ",
+        )
         raise ValueError(
-            f"{name!r} needs widths that {divides} divides, and {at} has {width} columns{rest}: let groups run on over "
-            f"the ends of rows with wrap=True, keep {sorted({part_of(at) for at in narrow})}, or take another format"
+            f"{name!r} needs {'matrices' if wrap else 'widths'} that {divides} divides, and {at} has {width} columns"
+            f"{rest}: {'' if wrap else remedy}keep {parts}, or take another format"
         )
 
 

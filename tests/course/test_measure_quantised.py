@@ -4,7 +4,20 @@ import pytest
 import torch
 
 from course import measure, measure_quantised
-from course.measure_quantised import BPB, MODELS, NAMES, PLAIN, RIGHT, WIDE, held, of_model, quantised_case, work
+from course.measure_quantised import (
+    BPB,
+    FACTS,
+    MODELS,
+    NAMES,
+    PLAIN,
+    RIGHT,
+    WIDE,
+    divides,
+    held,
+    of_model,
+    quantised_case,
+    work,
+)
 from helpers.checkpoints import load
 from helpers.measure import read_record
 from helpers.measure.records import FOLDER
@@ -49,6 +62,12 @@ def test_held_counts_every_number_once():
     assert work(model, 2 * count).flops == 2 * count * (measure_quantised.PROMPT + measure_quantised.NEW - 1)
 
 
+def test_a_format_whose_groups_cut_no_matrix_evenly_is_left_out():
+    facts = load("zoo:tiny-qwen3_5-moe")  # a matrix of 4 x 48 is one group and a half of 128
+    assert [form for form in NAMES if not divides(facts, form)] == ["int8-group", "int4-affine"]
+    assert all(divides(load("zoo:tiny-glm5"), form) for form in NAMES)
+
+
 def test_a_gpu_is_refused():
     with pytest.raises(ValueError, match="kernels of a CPU, and was asked for cuda"):
         next(iter(quantised_case(torch.device("cuda"))))
@@ -58,8 +77,11 @@ def test_the_case_is_on_the_list_and_its_record_is_complete():
     assert measure.CASES["quantised-model"] is quantised_case
     record = read_record(FOLDER / "cpu" / "quantised-model.json")
     scores = {line.label: line.scores for line in record.measurements}
-    for name, what in (("tiny-qwen3", BPB), ("tiny-glm5", RIGHT), (WIDE, "times plain")):
-        for form in NAMES if name != WIDE else (PLAIN, *CPU):
+    known = {"tiny-qwen3": BPB, "tiny-qwen3_5-moe": FACTS, "tiny-glm5": RIGHT, WIDE: "times plain"}
+    assert set(known) == set(MODELS)
+    for name, what in known.items():
+        model, _ = MODELS[name]()
+        for form in [form for form in (NAMES if name != WIDE else (PLAIN, *CPU)) if divides(model, form)]:
             assert what in scores[f"{form}, {name}"]
             assert scores[f"{form}, {name}"]["bytes held"] <= scores[f"{PLAIN}, {name}"]["bytes held"]
     plain, coarse = (scores[f"{form}, tiny-qwen3"][BPB] for form in (PLAIN, "int4"))

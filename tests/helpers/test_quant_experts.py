@@ -56,7 +56,8 @@ def test_every_format_that_divides_packs_experts(name):
 def test_kernels_give_what_the_readable_way_gives(name, tokens):
     plain, x, chosen = experts(torch.bfloat16), randn(tokens, D, seed=2).bfloat16(), routing(tokens)
     fast, slow = QuantisedExperts.of(plain, name), QuantisedExperts.of(plain, name, ways={})
-    assert [packed.gate.way is CPU[name] for packed in (fast, slow)] == [True, False]
+    taken = CPU[name].fits(encoded_as(plain.gate[0], name))  # a processor may lack the instructions of a kernel
+    assert [packed.gate.way is CPU[name] for packed in (fast, slow)] == [taken, False]
     wanted = slow(x.float(), *chosen)
     noise = 3e-2 if name == DYNAMIC else 4 * tolerance(torch.bfloat16, 1)  # rounds its hidden numbers to INT8 again
     assert_close(fast(x, *chosen), wanted, noise, name)

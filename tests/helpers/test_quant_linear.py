@@ -1,5 +1,6 @@
 """Packed layers: the same numbers in every way of holding them, and what a kernel must not be given."""
 
+import os
 import subprocess
 import sys
 
@@ -52,7 +53,7 @@ def test_every_kernel_gives_what_the_readable_way_gives(name, tokens):
 def test_what_a_kernel_holds_comes_back_as_the_format_stores_it(name):
     weight = randn(128, 256, seed=3).to(BF16)
     packed, wanted = Packed.of(weight, name), encoded_as(weight, name)
-    assert name == DYNAMIC or packed.way is CPU[name]
+    assert (packed.way is CPU[name]) == CPU[name].fits(wanted)  # a processor may lack the instructions of a kernel
     found = packed.encoded()
     assert (found.format, found.shape) == (wanted.format, wanted.shape)
     assert all(torch.equal(found.parts[part], wanted.parts[part]) for part in wanted.parts)
@@ -75,7 +76,7 @@ for name in ("int4", "int4-affine", "int8", "int8-dynamic"):
     assert (fast.multiply(x).float() - wanted).norm() < 0.008 * wanted.norm(), name
 print(torch.backends.cpu.get_cpu_capability(), Packed.of(weight, "int4").way is CPU["int4"])
 """
-    environment = {"ATEN_CPU_CAPABILITY": capability, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120)
     assert run.returncode == 0, run.stderr
     kind, fast = run.stdout.split()[-2:]
@@ -101,7 +102,7 @@ def test_float32_is_exact_and_takes_no_kernel_that_rounds_to_bfloat16():
     for name in ("int8", "int4", "nf4"):
         assert Packed.of(randn(128, 256, seed=0), name).way.multiply is None
         fast = Packed.of(randn(128, 256, seed=0).to(BF16), name)
-        assert fast.way.has_kernel_for(randn(1, 256, seed=1).to(BF16))
+        assert fast.way.has_kernel_for(randn(1, 256, seed=1).to(BF16)) == CPU[name].fits(fast.encoded())
         assert not fast.way.has_kernel_for(randn(1, 256, seed=1))
 
 

@@ -215,6 +215,13 @@ def test_what_cannot_be_packed_is_refused_before_anything_is_changed(folders, me
     assert {name: type(module) for name, module in model.named_modules()} == before
 
 
+def test_a_matrix_that_no_group_cuts_evenly_is_refused_even_where_groups_wrap():
+    with pytest.raises(
+        ValueError, match=r"needs matrices that 128 divides, and blocks.0.delta.beta .*: keep \['delta'\]"
+    ):
+        quantise(load("zoo:tiny-qwen3_5-moe"), "int8-group", wrap=True)
+
+
 def test_a_model_without_numbers_is_refused(folders):
     with pytest.raises(ValueError, match="on the meta device"):
         quantise(load(folders["qwen3"]).to("meta"), "int8")
