@@ -108,7 +108,6 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("gated_attention", "cache"),
         ("block_sparse", "attention"),
         ("block_sparse", "dsa"),
-        ("block_sparse", "dsa"),
         ("delta", "norm"),
         ("delta", "rows"),
         ("mla", "attention"),
