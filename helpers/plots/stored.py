@@ -84,7 +84,8 @@ def widest_that_fits(table: Mapping[str, Mapping[str, int]], title: str, setting
     words = "; ".join(
         f"{model}: {', '.join(f'{said[bits]} on {name}' for name, bits in row.items())}" for model, row in table.items()
     )
-    figure = new_figure(title, f"The most bits a weight that fit, with {setting}. {words}.", x=setting)
+    axis = f"the most bits a weight that fit, with {setting}"
+    figure = new_figure(title, f"{axis.capitalize()}. {words}.", x=axis)
     order = list(said)
     z = [[order.index(bits) for bits in row.values()] for row in table.values()]
     short = {0: "–", 4: "4", 8: "8", 16: "16"}
