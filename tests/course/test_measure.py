@@ -1,7 +1,11 @@
+import dataclasses
+
 import pytest
 import torch
 
 from course import measure
+from course.goals import GOALS
+from helpers.device import describe
 from helpers.measure import Measurement, Rate, Timing, Work, read_record
 from helpers.measure.records import FOLDER, machine_slug
 
@@ -109,6 +113,36 @@ def test_a_gpu_has_cases_of_its_own():
     assert measure.cases_for("cpu") is measure.cases_for("mps") is measure.CASES
     with pytest.raises(ValueError, match="'experts-prompt' is unknown for cpu"):
         measure.measure("experts-prompt", torch.device("cpu"))
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """The command meets a GPU that is not there; its one case needs none."""
+    machine = describe("cpu") | {"device": "cuda", "name": "NVIDIA H200", "driver": "CUDA 13"}
+    case, goal = "linear-few-tokens", "int4, 1, graph"
+    both = [line_of(f"16 bits beside {goal}"), line_of(goal)]
+    for name, value in (
+        ("pick", lambda _: torch.device("cuda")),
+        ("describe", lambda _: machine),
+        ("release", lambda _: None),
+        ("ceilings", lambda _: (line_of("copy"), dataclasses.replace(line_of("matmul"), dtype="bfloat16"))),
+        ("GPU_CASES", {case: lambda _: iter(both)}),
+    ):
+        monkeypatch.setattr(measure, name, value)
+    return case
+
+
+def test_on_a_gpu_the_ceilings_of_the_run_stand_in_the_record_and_the_goals_are_printed_last(a_gpu, tmp_path, capsys):
+    assert measure.main(["--device", "cuda", "--out", str(tmp_path)]) == 0
+    record = read_record(tmp_path / "nvidia-h200" / f"{a_gpu}.json")
+    labels = ["copy", "matmul", "16 bits beside int4, 1, graph", "int4, 1, graph"]
+    assert [line.label for line in record.measurements] == labels
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) - printed.index(next(x for x in printed if x.startswith("goal "))) == 1 + len(GOALS)
+    (row,) = [line for line in printed if line.startswith("INT4 over 16 bits, 1 token")]
+    assert row.endswith("1.0 x  missed")
+    assert measure.main(["--device", "cuda", "--out", str(tmp_path)]) == 0
+    assert "nothing is pending" in capsys.readouterr().out
 
 
 def test_no_case_multiplies_float16_on_a_cpu():
