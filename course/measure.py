@@ -25,13 +25,13 @@ from course.measure_dsa import dsa_decode_case
 from course.measure_generate import generate_case
 from course.measure_gpu import ceilings
 from course.measure_gpu_attention import (
-    block_sparse_case,
     index_scores_case,
     latent_decode_case,
     sparse_decode_case,
     sparse_layer_case,
     sparse_prompt_case,
 )
+from course.measure_gpu_blocks import block_sparse_case
 from course.measure_gpu_experts import four_bits_case, one_token_case, prompt_case
 from course.measure_gpu_linear import delta_prompt_case, few_tokens_case, many_tokens_case
 from course.measure_moe import moe_case

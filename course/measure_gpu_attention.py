@@ -13,8 +13,7 @@ from torch.nn import functional
 from course.measure_dsa import memory, models, their_step
 from course.measure_gpu import Call, Way, copies, dtype_of, roof_of, versus
 from helpers.compare import assert_close, tolerance
-from helpers.kernels import block_sparse, flash, index_scores, mla_decode, sparse_attention, top_k
-from helpers.layers import block_sparse as readable_blocks
+from helpers.kernels import index_scores, mla_decode, sparse_attention, top_k
 from helpers.layers import dsa, mla
 from helpers.layers.attention import visible
 from helpers.measure import Measurement, Work
@@ -195,37 +194,6 @@ def sparse_prompt(s: SparseSizes, length: int, number_bytes: int = 2) -> Work:
     index = index_scores.cost(1, length, length, s.index_heads, s.index_width, number_bytes) * 0.5
     choice = top_k.cost(length, length, s.k) * 0.5
     return index + choice + sparse_attention.cost(length, min(s.k, length), s.heads, s.latent, s.turned, number_bytes)
-
-
-def block_sparse_case(
-    device: torch.device,
-    length: int = 2**16,
-    heads: int = 64,
-    groups: int = 4,
-    width: int = 128,
-    block: int = 64,
-    k: int = 32,
-) -> Iterator[Measurement]:
-    """A prompt of 64k tokens whose blocks of 64 read 32 of their like, by our kernel beside torch's dense attention."""
-    randn = partial(torch.randn, 1, length, device=device, dtype=dtype_of(device))
-    query, key, value = randn(heads, width), randn(groups, width), randn(groups, width)
-    chosen = readable_blocks.choose_blocks(query, key, block, k)
-    begin = query[:, : min(length, 8 * block)], key[:, : 8 * block], value[:, : 8 * block]
-    few = readable_blocks.choose_blocks(*begin[:2], block, 2)
-    with torch.inference_mode():
-        exact, ours = (
-            attend(*(part.contiguous() for part in begin), few, block)
-            for attend in (readable_blocks.attend_blocks, block_sparse.attend_blocks)
-        )
-        assert_close(ours.float(), exact.float(), rounded(device), "block-sparse attention beside its readable form")
-    by_head = (part.transpose(1, 2).contiguous() for part in (query, key, value))
-    dense = partial(functional.scaled_dot_product_attention, *by_head, is_causal=True, enable_gqa=True)
-    slow = Way("dense", [dense], flash.cost(1, length, heads, groups, width), graph=False)
-    work = block_sparse.cost(1, length, heads, groups, width, block, k)
-    fast = Way(
-        "block-sparse", [partial(block_sparse.attend_blocks, query, key, value, chosen, block)], work, graph=False
-    )
-    yield from versus(slow, fast, [length, heads, width], device, None, roof_of(device), repeats=5)
 
 
 OLDEST_PEER = (5, 23)  # earlier versions cache what no step has to make anew: another layer to compare with

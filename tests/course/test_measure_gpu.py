@@ -6,6 +6,7 @@ from kernel_tests import needs_triton
 
 from course import goals, measure, measure_gpu
 from course import measure_gpu_attention as attention
+from course import measure_gpu_blocks as sparse_blocks
 from course import measure_gpu_experts as experts
 from course import measure_gpu_linear as linear
 from course.measure_moe import Size
@@ -35,7 +36,7 @@ TINY = {  # every case but the one that CPUs have too
     "sparse-decode": dict(sizes=(LATENT,), tokens=40, batch=2),
     "sparse-prompt": dict(s=LATENT, lengths=(6, 12), block=5),
     "sparse-layer": dict(layer=LAYER, length=20),
-    "block-sparse-prompt": dict(length=50, heads=4, groups=2, width=16, block=16, k=2),
+    "block-sparse-prompt": dict(s=sparse_blocks.Sizes(4, 2, 16, 16, 2), lengths=(20, 50)),
     "linear-few-tokens": dict(matrix=linear.Matrix(16, 128), tokens=(1, 3)),
     "linear-many-tokens": dict(matrix=linear.Matrix(16, 256), tokens=20),
     "experts-one-token": dict(size=SMALL),
@@ -157,10 +158,9 @@ def works() -> dict[str, dict[str, Work]]:
         "sparse, keys of 8 bits, 128 heads, graph": attention.sparse_work(s, 32, tokens, 2, packed=True),
     }
     decode["dense beside 8 bits, 128 heads, graph"] = decode["dense, 128 heads, graph"]
-    blocks = {
-        "dense": attention.flash.cost(1, 2**16, 64, 4, 128),
-        "block-sparse": attention.block_sparse.cost(1, 2**16, 64, 4, 128, 64, 32),
-    }
+    nsa = sparse_blocks.NSA
+    blocks = {"flash, 65536": sparse_blocks.dense_work(nsa, 65536)}
+    blocks |= {"block-sparse, 65536": sparse_blocks.sparse_work(nsa, 65536)}
     prompt = {f"dense, {n}": attention.dense_prompt(glm, n) for n in (32768, 131072)}
     prompt |= {f"sparse, {n}": attention.sparse_prompt(glm, n) for n in (32768, 131072)}
     named = (
