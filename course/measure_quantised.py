@@ -26,8 +26,8 @@ from helpers.measure import Comparison, Measurement, Rate, Work, measure_pair
 from helpers.models import qwen3
 from helpers.quant.cpu import CPU
 from helpers.quant.formats import FORMATS, format_of
-from helpers.quant.model import quantise
-from helpers.quant.parts import held_by_part, layers_of, weights_of
+from helpers.quant.model import KEPT, quantise
+from helpers.quant.parts import held_by_part, layers_of, part_of, weights_of
 from helpers.quant.ways import DYNAMIC, stored_as
 from helpers.recall import share_recalled
 from helpers.train import bits_per_byte
@@ -71,9 +71,10 @@ def of_model(name: str, plain: nn.Module, ask: Ask | None, names: Sequence[str])
 
 
 def divides(model: nn.Module, form: str) -> bool:
-    """Whether the groups of the format cut every matrix evenly, if not each of its rows."""
+    """Whether the groups of the format cut every matrix that is packed evenly, if not each of its rows."""
     group = format_of(stored_as(form)).divides
-    sizes = [weight.shape[-2] * weight.shape[-1] for _, layer in layers_of(model) for weight in weights_of(layer)]
+    layers = [layer for at, layer in layers_of(model) if part_of(at) not in KEPT]
+    sizes = [weight.shape[-2] * weight.shape[-1] for layer in layers for weight in weights_of(layer)]
     return all(size % group == 0 for size in sizes)
 
 
