@@ -444,7 +444,7 @@ check.reveal("16.prompt", formula=gain(*four_bits(4096), chips["H200"])[0], unit
 from helpers.measure import recorded
 
 CASES = ["latent-decode", "index-scores", "sparse-decode", "sparse-prompt", "linear-few-tokens", "linear-many-tokens"]
-CASES += ["experts-one-token", "experts-prompt", "experts-four-bits", "delta-prompt"]
+CASES += ["sparse-layer", "block-sparse-prompt", "experts-one-token", "experts-prompt", "experts-four-bits"]
 records = [record for case in CASES for place, record in recorded(case).items() if place != "cpu"]
 for record in records:
     print(f"{record.name} on {record.machine['name']}, recorded {record.date}")
