@@ -4,7 +4,7 @@ import pytest
 import torch
 from kernel_tests import numbers
 
-from helpers.kernels import index_scores, mla_decode, rms_norm, softmax, sparse_attention, top_k
+from helpers.kernels import block_sparse, index_scores, mla_decode, rms_norm, softmax, sparse_attention, top_k
 from helpers.kernels.launch import INTERPRETED
 from helpers.kernels.traffic import counted_traffic
 
@@ -45,6 +45,17 @@ def test_sparse_attention_reads_what_was_chosen_whatever_the_length():
     assert read(40, 8) == read(400, 8)
     difference = read(400, 24) - read(400, 8)
     assert difference == 16 * (48 * 4 + 8) == sparse_attention.cost(1, 16, 0, 32, 16, 4).bytes
+
+
+def test_a_block_of_keys_is_read_once_for_the_block_of_queries_and_all_heads_that_share_it():
+    def read(k):
+        parts = [numbers(1, 64, heads, 16, seed=n) for n, heads in enumerate((8, 2, 2))]
+        chosen = torch.tensor([[[n, *range(k - 1)]] * 2 for n in range(4)])[None]  # no matter which: k of four blocks
+        return bytes_of(block_sparse.attend_blocks, *parts, chosen, 16)
+
+    own, two = (block_sparse.cost(1, 64, 8, 2, 16, 16, k, 4).bytes for k in (1, 2))
+    assert read(1) == own
+    assert read(2) - two == 4 * 2 * 16 * (16 + 16) * 4  # a second block for four blocks and two key heads: the cache's
 
 
 def test_dense_decoding_reads_every_latent_once_for_all_heads():
