@@ -158,18 +158,24 @@ def _run(function, plan: Plan, x: Tensor, out: Tensor, matrices: list, stacks: S
     name = "plain" if isinstance(stacks, Stacks) else stacks.name
     laid = [dict(codes=m, scale=m) if name == "plain" else m for m in matrices]
     rows, width = out.shape[1], x.shape[1]
-    few = plan.wide <= 16
-    tall, deep = (32, 128) if few else (64, 64)
+    tall, deep, warps = _sizes(plan.wide, len(matrices))
     deep = max(deep, SHARED.get(name, 16))
     groups = 1 if name == "plain" else laid[0]["scale"][0, 0].numel()
     launch(
         function, (blocks(rows, tall), plan.tiles),
         x, *(one[part] for one in laid for part in ("codes", "scale")), table_of(name, x), out, *plan[:4], *more,
         rows, width, *laid[0]["codes"].stride()[1:], groups, laid[0]["codes"].stride(0), laid[0]["scale"].stride(0),
-        warps=2 if few else 8 if plan.wide > 64 else 4, FORMAT=name, SHARED=SHARED.get(name),
+        warps=warps, FORMAT=name, SHARED=SHARED.get(name),
         GROUPS=len(plan.owner), GROUP_TILE=tile(len(plan.owner)), LIMITED=stacks.limit is not None,
         TALL=tall, WIDE=plan.wide, DEEP=deep,
     )  # fmt: skip
+
+
+def _sizes(wide: int, sums: int) -> tuple[int, int, int]:
+    """Rows and columns of a tile, and warps. Two sums side by side fill the registers at half the height."""
+    if wide <= 16:
+        return 32, 128, 2
+    return (128 // sums, 64, 8) if wide > 64 else (64, 64, 4)
 
 
 @kernel
@@ -254,8 +260,9 @@ def _pairs(place, first, ends, GROUPS: tl.constexpr, GROUP_TILE: tl.constexpr, W
     return group, pair, pair < tl.load(first + group + 1, mask=inside, other=0)
 
 
-def _variant(function, name: str, codes: str, scale: str, tall: int, wide: int, deep: int, warps: int) -> Variant:
+def _variant(function, name: str, codes: str, scale: str, wide: int) -> Variant:
     """Qwen3.5's 256 experts."""
+    tall, deep, warps = _sizes(wide, 2 if function is _hidden else 1)
     kinds, more = (2, "i32 *bf16:16 fp32 ") if function is _hidden else (1, "")
     table = "i32" if name == "int4" else "fp32"
     types = f"*bf16:16 {f'*{codes}:16 *{scale}:16 ' * kinds}*{table}:16 *bf16:16 *i32:16 *i64:16 *i32:16 *i32:16 {more}"
@@ -266,8 +273,8 @@ def _variant(function, name: str, codes: str, scale: str, tall: int, wide: int, 
 
 
 VARIANTS = {
-    f"{kind} {name} {pairs} a tile": _variant(function, name, *parts, tall, pairs, deep, warps)
+    f"{kind} {name} {pairs} a tile": _variant(function, name, *parts, pairs)
     for kind, function in (("hidden", _hidden), ("made", _made))
     for name, parts in (("plain", ("bf16", "bf16")), ("int4", ("i32", "bf16")))
-    for tall, pairs, deep, warps in ((32, 8, 128, 2), (64, 64, 64, 4), (64, 128, 64, 8))
+    for pairs in (8, 64, 128)
 }
