@@ -4,6 +4,7 @@ import pytest
 import torch
 from kernel_tests import WHERE, in_both, launches_of, near_float64, needs_triton, numbers, refused
 
+from helpers.kernels import block_sparse as kernel_file
 from helpers.kernels.block_sparse import attend_blocks, cost
 from helpers.kernels.flash import cost as dense_cost
 from helpers.layers import block_sparse
@@ -56,8 +57,10 @@ def test_it_is_the_readable_one_and_where_blocks_are_left_out_not_the_dense_answ
 
 
 @pytest.mark.parametrize("block", [16, 32, 64])
-def test_with_every_block_chosen_it_is_dense_attention(block):
-    parts = text(length=70)
+@pytest.mark.parametrize("rows", [64, 128])  # of a tile, before Hopper and on it
+def test_with_every_block_chosen_it_is_dense_attention(block, rows, monkeypatch):
+    monkeypatch.setattr(kernel_file, "_heads_a_program", lambda shared, *_: dict(HEADS=rows // block))
+    parts = text(length=70, heads=10)  # five heads to a key head: the last tile is not full
     chosen = block_sparse.choose_blocks(*parts[:2], block, 9)
     near_float64(attend_blocks(*parts, chosen, block), dense(*wide(parts)), 64, "the mixture")
 
