@@ -113,6 +113,8 @@ def _check_order(answer):
         asked = []
 
         def rounder(w, h, asked=asked):
+            if h.dim() != 2:
+                raise Wrong("hessian[order, order] is its diagonal: both axes are sorted by hessian[order][:, order]")
             asked.append((w, h))
             return _unlike(w, h)
 
@@ -181,6 +183,10 @@ def _check_search(answer):
             raise Wrong(f"a pair (alpha, s) is expected, and this is a {type(got).__name__}")
         if best and any(torch.allclose(s, 1 / stretch(size, best), rtol=1e-3) for s in tried):
             raise Wrong("s is upside down: columns with large inputs are stretched, s grows with size")
+        if isinstance(got[0], Tensor) and got[0].numel() != 1:
+            raise Wrong("the pair is (alpha, s): one number first, and then the tensor")
+        if any(torch.allclose(s, size**a, rtol=1e-3) for s in tried for a in _ALPHAS if a) and float(got[0]) != best:
+            raise Wrong("the error was asked of size^alpha as it stands: divide by the root first, then ask")
         _compare_search(float(got[0]), tensor(got[1], (width,), "s"), size, best, wanted, error)
     return "the least at 0, at 1 and between"
 
@@ -248,6 +254,13 @@ def _compare_harm(got, weight: Tensor, texts: dict, real: Tensor, rounder, neare
         },
         "upside down: the error of the calibrated one stands above": {name: 1 / value for name, value in right.items()},
         "a root was taken, or norms were: squares are compared": {name: value**0.5 for name, value in right.items()},
+        "that is a difference of errors: their ratio is asked": {
+            name: off(own, real) - off(nearest, real) for name, own in made.items()
+        },
+        "sizes were summed: squares are asked": {
+            name: ((real @ (own - weight).T).abs().sum() / (real @ (nearest - weight).T).abs().sum()).item()
+            for name, own in made.items()
+        },
         "calibrated on `real` whatever the text: each text is to be tried": dict.fromkeys(texts, right["its own"]),
         "that is not divided by the error of `nearest`": {name: off(own, real) for name, own in made.items()},
         "how far the weights moved, and no input at all: what counts is the answers' error": {

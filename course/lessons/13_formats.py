@@ -164,10 +164,10 @@ finding = f"Blocks of 32 instead of 128 give weights with outliers {gains[0]:.1f
 show(draw.block_sizes(lines, sizes, finding))
 
 # %% [markdown]
-# Read the Gaussian line first: quartering the block costs 3/8 of a bit and gives 1.7 dB, hardly worth it, for a bit
-# buys six. With outliers it is the other way round: a block is the **fence** around an outlier, and a smaller one
-# saves more neighbours. The trained matrices lie on the Gaussian line: so small a model has no outliers to speak of.
-# Large ones are known for theirs (step 8).
+# Read the Gaussian line first: a quarter of the block, 32 instead of 128, costs 3/8 of a bit and gives 1.7 dB. That is
+# hardly worth it, for 3/8 of six dB are 2.3. With outliers it is the other way round: a block is the **fence** around
+# an outlier, and a smaller one saves more neighbours. The trained matrices lie close to the Gaussian line: this small
+# model has no outliers to speak of. Large ones are known for those of their inputs (step 8).
 #
 # ### 3. A point that floats
 #
@@ -207,10 +207,10 @@ for times in (1, 10, 100, 1000, 100_000):
     print(f"outliers {times:7,} times as large, ordinary numbers: {', '.join(errors)}")
 
 # %% [markdown]
-# There is the difference. INT8 is the better format while nothing stands out, and loses some 20 dB with every factor
-# of ten. E4M3 has eight steps in each doubling, wherever it is, so it keeps its 31 dB until the ordinary numbers fall
-# under its smallest one, in the last line. **Integers buy precision, exponents buy range.** That is how DeepSeek can
-# live with one scale for 16,384 numbers.
+# There is the difference. INT8 is the better format while nothing stands out, and loses 15 to 20 dB with each factor
+# of ten, down to 0 dB, where every ordinary number has become zero. E4M3 has eight steps in each doubling, so it keeps
+# its 31 dB until the ordinary numbers come down to its smallest step, in the last line. **Integers buy precision,
+# exponents buy range.** That is how DeepSeek can live with one scale for a block of 128 x 128, 16,384 numbers.
 #
 # ### 4. Values where the weights are
 #
@@ -251,6 +251,8 @@ from helpers.quant.formats import FORMATS
 lists = {name: FORMATS[name].values().tolist() for name in ("int4", "nf4", "fp4", "mxfp4", "fp8")}
 inside = sum(abs(value) <= 448 / 4 for value in lists["fp8"])
 finding = f"Of E4M3's 253 values, {inside} lie within a quarter of the largest"
+beside_zero = {name: min(v for v in lists[name] if v > 0) / max(lists[name]) for name in ("mxfp4", "fp4")}
+print("the value next to zero, over the largest:", {name: f"1/{1 / v:.0f}" for name, v in beside_zero.items()})
 show(draw.value_lines(lists, finding))
 
 # %% [markdown]
@@ -261,8 +263,9 @@ show(draw.value_lines(lists, finding))
 # ### 5. The scale costs bits too
 #
 # Count NF4: four bits, and a float32 for every 64 weights. QLoRA's answer is **double quantisation**: the scales are
-# numbers like others, so they are quantised in turn, to eight bits, 256 of them under one float32. `encode` packs a
-# matrix in any format of this course, and counts the bytes of what would lie in a file.
+# numbers like others, so they are quantised in turn, to eight bits, 256 of them under one float32. (Scales are all
+# positive, so their mean is taken off first: `offset`.) `encode` packs a matrix in any format of this course, and
+# counts the bytes of what would lie in a file.
 
 # %%
 from helpers.quant.formats import encode
@@ -281,7 +284,7 @@ print(f"on 65 billion weights {65e9 * (before - after) / 8 / GB:.1f} GB")
 
 # %% [markdown]
 # In dB that costs nothing that you can see. QLoRA set out to train a model of 65 billion weights on one card of 48 GB
-# (Dettmers and others, 2023), and there such a sum decides.
+# (Dettmers and others, 2023, arXiv 2305.14314), and there such a sum decides.
 #
 # ### 6. What kind of scale?
 #
@@ -311,11 +314,12 @@ for block in (32, 16):
         print(f"{block}, {kind:8} {4 + bits / block:.2f} bits {errors}")
 
 # %% [markdown]
-# Both scales take a byte. E4M3 is within 0.2 dB of float32; the power of two loses more than a dB, because the largest
-# number of a block lands anywhere between half of the range and all of it. And smaller blocks give the Gaussian 0.2 dB
-# under powers of two, 0.6 dB under E4M3: **the gain of NVFP4 comes from its scale first.**
+# Both scales take a byte. E4M3 is some 0.2 dB or less behind float32; the power of two loses more than a dB, because
+# the largest number of a block lands anywhere between half of the range and all of it. And smaller blocks give the
+# Gaussian 0.2 dB under powers of two, 0.6 dB under E4M3: **the gain of NVFP4 comes from its scale first.**
 #
-# MXFP4's standard rounds the power down rather than up, so numbers of more than six steps are cut off to six. On these
+# Here the power was rounded up, so that nothing is cut off. MXFP4's standard (OCP Microscaling Formats 1.0, 2023)
+# rounds it down: numbers of more than six times the scale become six times the scale. On these
 # weights that comes out about even, as the table under Measure shows.
 #
 # ### 7. Two in a byte
@@ -339,8 +343,9 @@ print("read the wrong way round:", unpack_pairs(low, first_high=True).tolist())
 # ### 8. When the input has the outliers
 #
 # Weights are half of a product. To multiply *integers*, a chip needs the layer's input in INT8 as well, and inputs of
-# language models have a few columns that are huge for every token. **LLM.int8()** takes those columns out: they are
-# multiplied as they are, the rest in INT8.
+# large language models have a few columns that are huge for nearly every token. **LLM.int8()** (Dettmers and others,
+# 2022, arXiv 2208.07339) takes those columns out: they are multiplied as they are, the rest in INT8. Three such columns
+# are made by hand here.
 
 # %%
 from helpers.quant.integers import vectorwise
@@ -362,7 +367,7 @@ print(f"the 1,021 other columns, INT8 alone: {sqnr(came_back, usual @ w.T):.1f} 
 
 # %% [markdown]
 # The last line says what hid in the first: measured on all columns, the huge ones dominate the result and flatter the
-# number. What the other columns had to say came through far worse, and in a model that is most of the meaning.
+# number. What the 1,021 others had to say came through far worse.
 
 # %% [markdown]
 # ## Check
@@ -415,7 +420,10 @@ assert sqnr(swapped, gaussian) < 0  # the error is larger than the weights
 #
 # ### All formats, four matrices
 #
-# The bits are counted from the bytes of the Gaussian matrix, scales included.
+# The bits are counted from the bytes of the Gaussian matrix, scales included. A name without an ending has the scale of
+# its makers: a row for INT8, 32 numbers for INT4, 128 x 128 for FP8. `-tensor` has one for all, `-group` one for 128.
+# `-affine` grids run from the least to the largest weight, and store a **zero point**: which code stands for 0.
+# `e5m2` is FP8 with five bits of exponent and two of fraction.
 
 # %%
 table = {}
@@ -440,8 +448,8 @@ show(draw.all_formats(table, finding))
 # this table: inputs and gradients, whose range nobody knows beforehand, and chips that multiply it.
 #
 # In four bits all formats lie within three dB on Gaussian and trained weights, and **the size of the block and the kind
-# of scale matter as much as the values**. NF4's derived values lead INT4's even ones by half a dB at equal bits: the
-# derivation pays, and does not pay much.
+# of scale matter as much as the values**. NF4's derived values lead INT4's even ones by half a dB at equal bits, and by
+# next to nothing where there are outliers: the derivation pays, and does not pay much.
 #
 # An error of weights is not yet an error of a model. A tenth in every weight, in random directions, may hurt little or
 # much; lessons 14 and 15 measure answers.
@@ -723,7 +731,8 @@ check.lossless(lossless_scale)
 # %%
 for row in facts("weight_formats"):
     print(f"{row['model']}: {row['format']}, {bits_of[row['format']]:.3f} bits; {row['parts']}")
-    print(f"   scale: {row['scale']}; met the format in: {row['trained']}; {row['as_of']}")
+    print(f"   scale: {row['scale']}; met the format in: {row['trained']}")
+    print(f"   source: {row['source']}; looked up {row['as_of']}")
 
 # %% [markdown]
 # - **DeepSeek-V3** was trained in FP8 from the start, and its 128 x 128 blocks are the coarsest here: exponents make up
@@ -741,7 +750,8 @@ for row in facts("weight_formats"):
 # ## Roads not taken
 #
 # - **K-quants of GGUF.** Blocks of 16 or 32 inside blocks of 256, whose scales have few bits themselves: double
-#   quantisation, often with a zero point for each small block. Q4_K packs 256 weights in 144 bytes, 4.5 bits a weight.
+#   quantisation, often with a zero point for each small block. Q4_K packs 256 weights in 144 bytes, 4.5 bits a weight
+#   (llama.cpp, ggml-common.h).
 # - **Three values.** Ternary models (-1, 0, 1; 1.58 bits) work when they are trained so from the start. Rounding a
 #   trained model to three values does not: look at the first line of step 1.
 # - **Tables by training.** Sixteen values can be fitted to the weights of each layer by k-means, at the price of a

@@ -152,7 +152,8 @@ with hooked([layer.register_forward_pre_hook(lambda _layer, given: seen.append(g
 x = seen[0].flatten(0, 1)
 hessian = x.T @ x / len(x)
 strength = torch.linalg.eigvalsh(hessian).flip(0).cumsum(0) / hessian.trace()
-print(f"{len(x)} tokens, {x.shape[1]} columns; the strongest 16 directions of {len(hessian)} carry {strength[15]:.0%}")
+print(f"{len(x)} tokens, {x.shape[1]} columns; the strongest 16 directions of {len(hessian)} ", end="")
+print(f"carry {strength[15]:.0%}, and {16 / len(hessian):.0%} if all were alike")
 print("the helper agrees:", torch.allclose(Inputs.of(x).hessian, hessian, atol=1e-5))
 
 # %% [markdown]
@@ -327,15 +328,15 @@ for times, (name, columns) in zip((1, 30, 100), outliers.items(), strict=True):
     print(f"GPTQ {error_of(made, own):.2f}")
 
 # %%
-finding = "The larger the outliers, the more a stretch saves: " + ", ".join(
-    f"{min(errors) / errors[0]:.2f}" for errors in alphas.values()
+finding = "The best stretch leaves " + ", ".join(
+    f"{min(errors) / errors[0]:.2f} ({name})" for name, errors in alphas.items()
 )
 show(draw.error_by_alpha(alphas, finding))
 
 # %% [markdown]
-# Without outliers there is nothing to gain: all columns are fed about alike, and alpha stays near 0. With them almost
-# all of the error comes from a few columns of weights, and stretching saves those. The gain belongs to the model as
-# much as to the method, and with strong outliers the simpler method is the better one here.
+# Without outliers there is next to nothing to gain: all columns are fed about alike, and the curve is nearly flat. With
+# them most of the error comes from a few columns of weights, and stretching saves those. The gain belongs to the model
+# as much as to the method, and with strong outliers the simpler method is the better one here.
 
 # %% [markdown]
 # ### 6. Where the scale goes
@@ -384,8 +385,8 @@ for name, pair in {"trained": (x, matrix), "outlier": (spiky, thin), "smoothed":
 # ### 8. A whole model
 #
 # Layer by layer, in the order of their work: a layer is calibrated on what the **rounded** layers before it make of the
-# text, so that it can make up for them too. `calibrate` lets the model read once, and rounds each block before it
-# reads.
+# text, so that it can make up for them too. `calibrate` lets the model read once, and rounds each block on what has
+# arrived there, before it passes anything on. (Off by: the error's squares over those of the right answers.)
 
 # %%
 from helpers.quant.calibrate import calibrate, to_nearest, with_awq, with_gptq
@@ -480,7 +481,8 @@ for width in (1, 31, 33):
 
 # %% [markdown]
 # A single column has nobody to pass anything on to: there the mistake cannot be seen. With more of them the codes
-# differ, and yet the answers are only a little worse: a score would hardly tell. An exact comparison does.
+# differ, and the answers' error grows, but by no more than a poor text or an unlucky grid might explain. An exact
+# comparison leaves no doubt.
 
 # %% [markdown]
 # ## Measure
@@ -508,6 +510,9 @@ print(f"{len(methods) * len(all_bits)} models rounded and asked in {time.perf_co
 # How much comes back of what the bits took?
 
 # %%
+count = sum(len(e.asked) for e in asked)
+print(f"{count} questions: a share near {whole:.0%} is known to {(whole * (1 - whole) / count) ** 0.5:.1%}, ", end="")
+print(f"one near a half to {0.5 / count**0.5:.1%} (one standard error)")
 for bits in all_bits:
     print(f"{bits} bits, {bits + (16 + bits) / 32:.2f} with scale and zero: ", end="")
     print(", ".join(f"{name} {right[name][bits]:.0%}" for name in methods))
@@ -538,8 +543,9 @@ show(draw.score_by_bits(per_byte, whole_bits, finding, "bits a byte of unseen Py
 
 # %% [markdown]
 # The pattern is the same in both: with four bits and more there is little to gain, because little was lost. Below, the
-# choice of the code is worth a part of a bit. AWQ is near to rounding to nearest here, as its search foretold: these
-# models have no outliers.
+# choice of the code is worth a part of a bit. AWQ is near to rounding to nearest here, as its search foretold for a
+# layer without outliers. Of the first model's scores, take one or two points for nothing: the standard error above says
+# how far other questions would move them.
 #
 # ### Score by text
 #
@@ -581,10 +587,10 @@ show(draw.score_by_text(by_text, right["nearest"][2], whole, finding, "questions
 check.reveal("14.python", machine=100 * by_text["GPTQ"]["Python"], unit="%")
 
 # %% [markdown]
-# That is a calibration that hurts. Look at both numbers in a row of the table: where the error on its own text fell
-# furthest, the score fell too. A text that the model never read fills few directions; all others look free, and GPTQ
-# pays there for what it gains. AWQ is hurt as well: columns that the text does not feed are shrunk before they are
-# rounded. Nothing in the calibration warns you: the one number that it reports improves.
+# That is a calibration that hurts. Look at both numbers in GPTQ's rows: where the error on its own text fell furthest,
+# the score fell too. Python and the languages, in tokens that this model hardly knows, fill few directions; all others
+# look free, and GPTQ pays there for what it gains. AWQ is hurt as well: columns that the text does not feed are shrunk
+# before they are rounded. Nothing in the calibration warns you: the one number that it reports improves.
 #
 # And the model of Python, in bits a byte?
 
@@ -600,16 +606,18 @@ finding = f"Other languages, GPTQ: {hurt:+.3f} bits a byte against no text at al
 show(draw.score_by_text(reader_by_text, per_byte["nearest"][2], whole_bits, finding, "bits a byte of unseen Python"))
 
 # %% [markdown]
-# The surprise is the last row. Tokens drawn at random mean nothing, and yet they serve GPTQ nearly as well as the right
-# text: they visit the whole vocabulary, so few directions look free. **Variety** counts before meaning here. Do not
-# carry that to large models unmeasured: these are two small ones, one seed, 2,048 tokens.
+# The surprise is GPTQ on random tokens. They mean nothing, and yet they serve the model of Python nearly as well as the
+# right text, and hurt the other one least of the three wrong texts: they visit the whole vocabulary, so few directions
+# look free. **Variety** counts before meaning here. Do not carry that to large models unmeasured: these are two small
+# ones, one seed, 2,048 tokens.
 
 # %% [markdown]
 # ## Play
 #
 # ### Bits and text
 #
-# Choose bits and a method; the model is rounded on each of the four texts while you wait (some seconds), and asked.
+# Choose bits and a method; the model is rounded on each of the four texts while you wait (ten seconds or more), and
+# asked.
 
 # %%
 from helpers.widgets import Choice, Slider, explore
@@ -705,8 +713,8 @@ check.order(in_act_order)
 # ### 4. Core: AWQ's search (8 minutes, difficulty 2)
 #
 # `size` [columns] is the mean |x| of each column, `error(s)` tells the layer's error when the columns are stretched by
-# `s`. Try every alpha of `alphas`, with s = size^alpha divided by √(largest x least of it), and return `(alpha, s)` of
-# the least error.
+# `s`. Try every alpha of `alphas`, with s = size^alpha divided by the root of its largest times its least, and return
+# `(alpha, s)` of the least error.
 
 
 # %% tags=["exercise:search", "points:2"]
@@ -804,7 +812,7 @@ for row in facts("models"):
 #   lesson 15 does that in small.
 # - **DeepSeek-V3** has an AWQ version by others, calibrated on "the default" text of the tool, as its makers answered
 #   when asked (huggingface.co/cognitivecomputations/DeepSeek-V3-AWQ, discussion 5; looked up 25 November 2026).
-# - **GLM-5** and DeepSeek-V3 come in FP8. At eight bits you saw nothing to win, and so they need no text.
+# - **GLM-5** and DeepSeek-V3 come in FP8. At eight bits you saw nothing for a text to win.
 # - The surprise: an encyclopedia calibrates a model that many will use for code. What that costs is known when
 #   somebody measures it.
 #

@@ -30,6 +30,17 @@ def _as_integers(weight, group):
     return codes.int(), scales
 
 
+def _nan_inside(weight, group):
+    groups = weight.unflatten(1, (-1, group))
+    scales = groups.abs().amax(-1) / 127
+    return (groups / scales[..., None]).round().flatten(1).to(torch.int8), scales
+
+
+def _mirrored(inverse, outermost):
+    up = inverse(torch.linspace(0.5, outermost, 9, dtype=torch.float64))
+    return torch.cat([-up[2:].flip(0), up]) / up.max()
+
+
 def _values(below=7, above=8, largest=True, order=lambda values: values):
     def answer(inverse, outermost):
         side = lambda count: inverse(torch.linspace(outermost, 0.5, count + 1, dtype=torch.float64)[:-1])  # noqa: E731
@@ -106,8 +117,9 @@ WRONG = {
         (_int8(turn=torch.trunc), "cut off towards zero"),
         (_int8(where=lambda groups: groups.amax((1, 2), keepdim=True)[..., 0].expand(groups.shape[:2])), "a row"),
         (_int8(where=lambda groups: groups.amax().expand(groups.shape[:2])), "whole matrix"),
-        (_as_integers, "codes is torch.int8"),
+        (_as_integers, "codes: the type is torch.int8"),
         (lambda weight, group: _int8()(weight, group)[0], "a pair (codes, scales)"),
+        (_nan_inside, "0/0"),
     ],
     "values": [
         (_values(largest=False), "divide by the largest"),
@@ -115,6 +127,7 @@ WRONG = {
         (_values(order=lambda values: -values.flip(0)), "the other way round"),
         (_straight_through, "miss zero"),
         (_even_steps, "CHANCES"),
+        (_mirrored, "mirrored"),
         (_values(below=7, above=7), "sixteen values is expected"),
     ],
     "pack": [
@@ -131,6 +144,8 @@ WRONG = {
         (_power(of=lambda most: most.double().frexp().exponent - 2), "floor(log2) is e - 1"),
         (_power(of=lambda most: most.double().log2().round() - 2), "not to the nearest"),
         (_power(size=lambda groups: groups), "in SIZE"),
+        (_power(of=lambda most: (most / 6).double().log2().floor()), "no division by 6"),
+        (lambda groups: (groups.abs().amax(dim=1).frexp().exponent - 3).to(torch.uint8), "127 is added"),
         (_power(zero=False), "a group of zeros has the byte 0"),
     ],
     "e4m3": [

@@ -50,6 +50,17 @@ def _search(pick=min, scale=lambda size, alpha: size**alpha, over=lambda s: (s.m
     return answer
 
 
+def _diagonal_alone(weight, hessian, rounder):
+    order = hessian.diagonal().argsort(descending=True)
+    return rounder(weight[:, order], hessian[order, order])[:, order.argsort()]
+
+
+def _divided_after(size, error, alphas):
+    alpha = min(alphas, key=lambda alpha: error(size**alpha))
+    s = size**alpha
+    return alpha, s / (s.max() * s.min()).sqrt()
+
+
 def _last(size, error, alphas):
     s = size ** alphas[-1]
     return alphas[-1], s / (s.max() * s.min()).sqrt()
@@ -94,11 +105,14 @@ WRONG = {
         (_order(key=lambda weight: weight.square().sum(dim=0)), "the inputs decide"),
         (lambda weight, hessian, rounder: rounder(weight, hessian), "as they stand"),
         (_each_column_alone, "once is enough"),
+        (_diagonal_alone, "hessian[order][:, order]"),
     ],
     "search": [
         (_search(over=lambda s: 1), "is not divided by the root"),
         (_search(pick=max), "largest error of all"),
         (_last, "always the last alpha"),
+        (_divided_after, "divide by the root first"),
+        (lambda size, error, alphas: _search()(size, error, alphas)[::-1], "one number first"),
         (_search(scale=lambda size, alpha: size**-alpha), "upside down"),
         (_search(over=lambda s: s.mean()), "divided by its mean"),
         (lambda size, error, alphas: min(alphas, key=lambda alpha: error(size**alpha)), "a pair (alpha, s)"),
@@ -108,6 +122,8 @@ WRONG = {
         (_harm(ratio=lambda mine, theirs: theirs / mine), "upside down"),
         (_harm(ratio=lambda mine, theirs: (mine / theirs).sqrt()), "squares are compared"),
         (_harm(ratio=lambda mine, theirs: mine), "not divided by the error of `nearest`"),
+        (_harm(ratio=lambda mine, theirs: mine - theirs), "their ratio is asked"),
+        (_harm(error=lambda made, weight, own, real: (real @ (made - weight).T).abs().sum()), "squares are asked"),
         (_harm(on="real"), "each text is to be tried"),
         (_harm(error=lambda made, weight, own, real: (made - weight).square().sum()), "how far the weights moved"),
         (lambda weight, texts, real, rounder, nearest: 1.0, "a dictionary with the names"),
