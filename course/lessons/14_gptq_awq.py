@@ -328,8 +328,8 @@ for times, (name, columns) in zip((1, 30, 100), outliers.items(), strict=True):
     print(f"GPTQ {error_of(made, own):.2f}")
 
 # %%
-finding = "The best stretch leaves " + ", ".join(
-    f"{min(errors) / errors[0]:.2f} ({name})" for name, errors in alphas.items()
+finding = "What the best stretch leaves of rounding's error: " + ", ".join(
+    f"{min(errors) / errors[0]:.2f}" for errors in alphas.values()
 )
 show(draw.error_by_alpha(alphas, finding))
 
