@@ -109,6 +109,7 @@ def _compare_shared(got, width: int, vocab: int, block: int, modules: int, tied:
         (own - modules * width * width, saved): "the matrix takes two vectors: 2 x width x width",
         (own - modules * block, saved): "the block is missing from the module",
         (own, 2 * matrix): "a tied model has one matrix for both: sharing saves it once",
+        (own, 0): "a tied model has one matrix, and a copy of it for each module would count",
         (own, matrix): "embedding and head are two matrices here: sharing saves both",
         (own // modules, saved // modules): "this is one module; there are several",
         (own, saved // modules): "each of the modules would need an embedding and a head",
@@ -229,6 +230,10 @@ _DEPTH_MISTAKES = [  # what gives these answers in every case -> its name
     (
         lambda chances, wide, draft: _best(_speeds(chances, wide, 0.0)),
         "the guesses themselves cost nothing here: each costs `draft`",
+    ),
+    (
+        lambda chances, wide, draft: _best(_speeds(chances, [w - (n - 1) * draft for n, w in enumerate(wide)], draft)),
+        "n guesses cost n times `draft`, for the module runs once for each",
     ),
     (
         lambda chances, wide, draft: _best(_speeds(chances, [1.0] * len(wide), draft)),

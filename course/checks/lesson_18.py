@@ -47,10 +47,11 @@ def _named(got: Tensor, right: Tensor, mistakes: list[tuple[Tensor, str]], other
 
 def _check_residual(answer):
     for p, q in _pairs(4):
-        right, apart = residual_by_helper(p, q), (p - q).abs()
+        right, apart, liked = residual_by_helper(p, q), (p - q).abs(), torch.where(p > q, p, 0.0)
         mistakes = [
             ((p - q).clamp(min=0), "it does not sum to 1: divide by its sum"),
             (p, "this is p: what q has already given would be given twice"),
+            (liked / liked.sum(), "these words are the missing ones, but q has given a part of each: p - q, not p"),
             (residual_by_helper(q, p), "this is what q has more than p; the words that are missing are p's"),
             (apart / apart.sum(), "where q is larger than p nothing is missing: 0, not the distance"),
             ((p - q).softmax(-1), "a softmax leaves something for every word; cut at 0 and divide by the sum"),
@@ -111,6 +112,10 @@ STAY = [
         lambda d, q, p, luck: _until_refused(luck < _of(d, p)),
         "luck is compared with p alone; the chance to stay is p / q",
     ),
+    (
+        lambda d, q, p, luck: _until_refused(luck * _of(d, q) < _of(d, p[1:])),
+        "this is p one place too far: guess n is decided by row n of p, and the last row has no guess",
+    ),
     (lambda d, q, p, luck: _until_refused(luck * _of(d, p) < _of(d, q)), "p and q have changed places: it is p / q"),
     (lambda *d: _until_refused(~_stays(*d)), "these are the refused ones"),
 ]
@@ -134,7 +139,12 @@ def _compare(got: list, cases: list[tuple], right, mistakes: list[tuple], given)
         if got == [mistake(*case) for case in cases]:
             raise Wrong(message)
     n = next(n for n, (mine, theirs) in enumerate(zip(got, wanted, strict=True)) if mine != theirs)
-    raise Wrong(f"{given(*cases[n])}: {wanted[n]} is right, and this says {got[n]}")
+    raise Wrong(f"{given(*cases[n])}: {_short(wanted[n])} is right, and this says {_short(got[n])}")
+
+
+def _short(answer):
+    """The numbers of an answer with two digits, for a sentence."""
+    return [_short(part) for part in answer] if isinstance(answer, list) else round(answer, 2)
 
 
 # Core: what the bug writes.
@@ -220,7 +230,8 @@ def _check_window(answer):
         own = returned(answer, held.clone(), read.clone(), kept)
         if not isinstance(own, Tensor) or own.shape != held.shape:
             shape = list(own.shape) if isinstance(own, Tensor) else type(own).__name__
-            raise Wrong(f"a window of {list(held.shape)} is expected, and this is {shape}")
+            case = f"{len(held)} held, {len(read)} read, {kept} stay"
+            raise Wrong(f"{case}: a window of {list(held.shape)} is expected, and this is {shape}")
         got.append(own.tolist())
     _compare(
         got,

@@ -55,8 +55,8 @@ for n, word in enumerate(words):
 
 # %% [markdown]
 # A word that the draft likes **less** than the target always stays. "sofa" is drafted twice as often as it should be,
-# so half of them go. What stays is `min(p, q)`, and that is less than `p`: mats and roofs are missing. They are made up
-# when a word is refused. Then the next word is drawn from what `p` has more than `q`, the **residual**.
+# so half of them go. What stays is `min(p, q)`, and that is less than `p`: mats and roofs are missing. They are made
+# up when a word is refused. Then the next word is drawn from what `p` has more than `q`, the **residual**.
 
 # %%
 kept = torch.minimum(p, q)  # q times the chance to stay
@@ -71,7 +71,7 @@ for n, word in enumerate(words):
 
 # %% [markdown]
 # That is the whole proof, for any `p` and `q`: `min(p, q)` stays, `max(p - q, 0)` is made up, and the two are `p`. A
-# bad draft is refused more often. It never changes what is written.
+# bad draft is refused more often. It never changes how often a word is written.
 
 # %% [markdown]
 # ## Predict
@@ -107,8 +107,8 @@ check.predict("18.speed", times_as_fast, unit="times as fast")
 #
 # ### 1. One guess, many times
 #
-# Chance is proved by counting. Draft 40,000 words at once, decide each by a number from 0 to 1, its `luck`, and count
-# what is written.
+# The proof is on paper; whether code keeps to it is tested by counting. Draft 40,000 words at once, decide each by a
+# number from 0 to 1, its `luck`, and count what is written.
 
 
 # %%
@@ -130,13 +130,13 @@ from helpers.compare import chance_of
 
 counts = torch.bincount(written, minlength=4)
 print("written:", dict(zip(words, counts.tolist(), strict=True)))
-print(f"draws from p stray as far as this in {chance_of(counts, p):.0%} of all cases,")
-print(f"draws from q in {chance_of(counts, q):.0%}")
+print(f"draws from p stray as far as this in {chance_of(counts, p):.1%} of all cases,")
+print(f"draws from q in {chance_of(counts, q):.1%}")
 
 # %% [markdown]
 # `chance_of` is Pearson's chi-square test: how often would honest draws from these chances stray this far, or farther?
-# Any value is normal for a right rule, all equally often; 0 % means that the counts do not come from there. That is
-# how you prove a sampler: not by looking at one text.
+# Any value is normal for a right rule, all equally often; 0.0 % means that the counts hardly come from there. That is
+# how you test a sampler: not by looking at one text.
 
 # %% [markdown]
 # ### 2. The bug that biases
@@ -153,7 +153,7 @@ def one_guess_biased(drafted, q, p, generator):
 
 
 biased = torch.bincount(one_guess_biased(drafted, q, p, generator), minlength=4)
-print(f"draws from p stray as far as this in {chance_of(biased, p):.0%} of all cases")
+print(f"draws from p stray as far as this in {chance_of(biased, p):.1%} of all cases")
 for n, word in enumerate(words):
     print(f"{word:5} should be {p[n]:.1%}, is {biased[n] / draws:.1%}")
 
@@ -172,7 +172,7 @@ show(draw.distributions({name: shares.tolist() for name, shares in bars.items()}
 # Now the draft guesses k tokens in a row, and the target reads all of them at once: causal attention gives its `p` at
 # every place, as in training. They are decided from the left, and **the first refusal ends it**, because everything
 # behind was guessed on top of a word that is not there. If all stay, the last place of the pass has a `p` of its own
-# and no guess: one more token for nothing.
+# and no guess: one more token for nothing. The helper's `accept` is your `one_guess` at every place.
 
 # %%
 from helpers.speculative import accept
@@ -360,8 +360,8 @@ for name in families[2:5] if scale == "smoke" else families:
 # %% [markdown]
 # ### The distribution, at awkward sizes
 #
-# Two words or fifty, no guess or five. Then a planted bug: a draft that drew its guesses and does not say from what, so
-# that `q` is taken as 1, as if it had been certain.
+# Two words or fifty, no guess or five. Then a planted bug: a draft that drew its guesses and does not say from what,
+# so that `q` is taken as 1, as if it had been certain.
 
 
 # %%
@@ -397,9 +397,10 @@ assert chance < 1e-6
 #
 # ### Three drafts for one model
 #
-# The target is the zoo's DeepSeek-V3, and it writes lines like `de|FR=Frankreich`. It gets three drafts: prompt lookup;
-# the **small model**, dense, with the same tokenizer, trained on the same facts; and its own **MTP** block of lesson
-# 11, which was trained to guess one token ahead. First what a pass gives, in tokens.
+# The target is the zoo's DeepSeek-V3, and it writes lines like `de|FR=Frankreich`. It gets three drafts: prompt
+# lookup; the **small model**, dense, with the same tokenizer, trained on the same facts; and its own **MTP** block
+# (multi-token prediction), the drafter of lesson 11, which was trained to guess one token ahead. First what a pass
+# gives, in tokens.
 
 # %%
 from helpers.drafts import MTP
@@ -461,8 +462,22 @@ for name, (target, ids, draft) in cases.items():
     print(f"{name:18} {pair.ratio:.2f} times as fast as one token a pass ({pair.ratio_q1:.2f} to {pair.ratio_q3:.2f})")
 
 # %% [markdown]
-# Read it as it falls. In the recorded run (below) the small model gives more than three tokens a pass, **and is slower
-# than no draft at all**; so is MTP. Prompt lookup, the worst guesser of the three, comes out about even, and on
+# Beside your numbers the recorded ones, with more texts and several k: tokens a pass, and times as fast by the CPU's
+# time.
+
+# %%
+from helpers.measure import recorded
+
+for place, record in recorded("speculative").items():
+    print(f"{place}, {record.machine['name']}, recorded {record.date}")
+    for plainly, guessing in zip(record.measurements[::2], record.measurements[1::2], strict=True):
+        _, tokens, passes, guessed, stay = guessing.shape
+        print(f"  {guessing.label:32} {tokens / passes:.2f} tokens a pass, {stay / guessed:.0%} stay, ", end="")
+        print(f"{plainly.median_s / guessing.median_s:.2f} times as fast")
+
+# %% [markdown]
+# Read yours as it falls. In the run recorded on a CPU the small model gives more than three tokens a pass, **and is
+# slower than no draft at all**; so is MTP. Prompt lookup, the worst guesser of the three, comes out about even, and on
 # repetitive code it wins clearly. Tokens a pass are not yet time.
 
 # %% [markdown]
@@ -506,15 +521,19 @@ for name, draft in drafts.items():
 check.reveal("18.speed", machine=pairs["small model, 4"].ratio, formula=by_formula["small model, 4"])
 
 # %% [markdown]
-# There it is. Reading five tokens costs little more than reading one. But the small model has **three blocks as the
-# target has**, and at this size a pass costs what Python and torch need to ask for some hundred small operations,
-# whatever their width. One guess costs nearly what a pass costs. What the formula leaves out is the bookkeeping:
-# drawing, comparing, going back.
+# Compare the two costs of the small model: a pass over five tokens, and its four guesses. It has **three blocks as
+# the target has**, and at this size a pass costs what Python and torch need to ask for some hundred small operations,
+# whatever their width: half the parameters are far from half the time. MTP has one block beside three, and norms, a
+# join, a head and a cache of its own; a guess also reads what was written since the last one.
+#
+# Formula and machine may part by some percent either way: w was measured at one length, and the bookkeeping (drawing,
+# comparing, going back) is left out.
 
 # %% [markdown]
 # ### The same formula for large models
 #
-# DeepSeek-V3 has 61 blocks, and its MTP block is one more. The lab states that 85 to 90 % of the guesses stay.
+# Lesson 11 put DeepSeek-V3 into this formula: 61 blocks, and its MTP block is one more. The lab states that 85 to 90 %
+# of the guesses stay.
 
 # %%
 from helpers.acceptance import speed_up
@@ -528,9 +547,8 @@ for share in row["accepted"]:
 print(f"the lab states {row['times_as_fast']} times the tokens a second ({row['source'].split(',')[0]})")
 
 # %% [markdown]
-# A guess costs one block of 61 and not one of three: that is the difference. The rest of the distance is the pass over
-# two tokens, which costs a little more than one: two tokens of a mixture ask for up to sixteen experts a layer instead
-# of eight.
+# A guess costs one block beside 61 and not one beside three: that is the difference. What is stated lies a little
+# below both. A pass over two tokens is not quite free, for they ask for more experts: lesson 11 counts them.
 
 # %% [markdown]
 # ### When it loses: a batch
@@ -554,8 +572,6 @@ for batch in (1, 16, 64, 128, 256, 1024):
 # machine of lesson 00 shows the same on one layer as wide as a real one: how much longer for more tokens?
 
 # %%
-from helpers.measure import recorded
-
 for place, record in recorded("roofline").items():
     for dtype in ("float32", "bfloat16"):
         first = record.find("batch 1", dtype)
@@ -564,26 +580,14 @@ for place, record in recorded("roofline").items():
         print(f"{place}, {dtype}, {' x '.join(map(str, first.shape[1:]))}: one token 1, {said}")
 
 # %% [markdown]
-# In bfloat16 more tokens come cheap there, in float32 they do not: what a pass costs is a matter of kernels too. And
-# your own machine, with the small Python model: rows times five tokens, beside rows times one.
+# On the recorded CPU more tokens come far cheaper in bfloat16 than in float32: what a pass costs is a matter of
+# kernels too. And your own machine, with the small Python model: rows times five tokens, beside rows times one.
 
 # %%
 batches = (1, 16) if scale == "smoke" else (1, 4, 16, 64, 128)
 for rows in batches:
     cost = measure_pair(a_pass(python, 5, rows), a_pass(python, 1, rows), repeats=3).ratio
     print(f"batch {rows:3}: a pass over 5 tokens a row costs {cost:.2f} passes over 1")
-
-# %% [markdown]
-# Beside your numbers the recorded ones, with more texts and several k: tokens a pass, and times as fast by the CPU's
-# time.
-
-# %%
-for place, record in recorded("speculative").items():
-    print(f"{place}, {record.machine['name']}, recorded {record.date}")
-    for plainly, guessing in zip(record.measurements[::2], record.measurements[1::2], strict=True):
-        _, tokens, passes, guessed, stay = guessing.shape
-        print(f"  {guessing.label:32} {tokens / passes:.2f} tokens a pass, {stay / guessed:.0%} stay, ", end="")
-        print(f"{plainly.median_s / guessing.median_s:.2f} times as fast")
 
 # %% [markdown]
 # ### Acceptance by temperature
@@ -618,9 +622,10 @@ finding = f"MTP, trained for one token ahead: {first:.0%} of first guesses stay,
 show(draw_drafts.acceptance(by_depth, finding))
 
 # %% [markdown]
-# MTP falls off behind the first guess, as lesson 11 says it must: it was never trained further. The small model stays
-# as good as it is, for it reads its own guesses as it reads any text. What prompt lookup found twice it often finds on;
-# but look how few of its guesses are reached, and do not read a finding into the right half of its line.
+# MTP was never trained further than the first guess; the title says what that costs, as in lesson 11. The small model
+# has no such reason to fall off, for it reads its own guesses as it reads any text. What prompt lookup found once it
+# may find on. But look how few of the late guesses are reached, and do not read a finding into the right half of
+# these two lines.
 
 # %% [markdown]
 # ## Play
@@ -649,7 +654,8 @@ explore(
 # %% [markdown]
 # Three things to try:
 #
-# - Set the cost of a guess to what you measured for the small model, of three blocks beside three. How good must it be?
+# - Set the cost of a guess to what you measured for the small model, of three blocks beside three. How good must it
+#   be?
 # - 60 % against 95 % that stay: how far apart are the best numbers of guesses?
 # - Read cost 100 %, a full batch: is there anything that helps, even guesses for nothing of which 90 % stay?
 
@@ -713,8 +719,9 @@ check.biased(what_the_bug_writes)
 # %% [markdown]
 # ### 4. Core: the best number of guesses (8 minutes, difficulty 2)
 #
-# Each guess stays with chance `stay`, costs `guess_cost` passes, and makes the pass longer by `read_cost` passes.
-# Return the k from 0 to `most` with the highest speed; the smaller one of two equals. Without guesses the speed is 1.
+# Each guess stays with chance `stay` if all before it stay, costs `guess_cost` passes, and makes the pass longer by
+# `read_cost` passes. Return the k from 0 to `most` with the highest speed; the smaller one of two equals. Without
+# guesses the speed is 1.
 
 
 # %% tags=["exercise:best", "points:2"]
@@ -733,9 +740,10 @@ check.best(best_k)
 # %% [markdown]
 # ### 5. Stretch: a window goes back (10 minutes, difficulty 2)
 #
-# A layer remembers the last `len(held)` vectors only. `held` [count, width] is the window as it was before the guesses,
-# `read` [n, width] are the vectors read since. Return the window [count, width] as it is when the first `kept` of
-# `read` stay and the rest was never read. 0 and n are allowed, and n may be smaller or larger than the window.
+# A layer remembers the last `len(held)` vectors only. `held` [count, width] is the window as it was before the
+# guesses, `read` [n, width] are the vectors read since. Return the window [count, width] as it is when the first
+# `kept` of `read` stay and the rest was never read. 0 and n are allowed, and n may be smaller or larger than the
+# window.
 
 
 # %% tags=["exercise:window", "points:2"]
@@ -752,8 +760,9 @@ check.window(window_after)
 # ### 6. Stretch: the largest batch (12 minutes, difficulty 3)
 #
 # A pass over n tokens takes max(1, n / `ridge`) units of time, n = batch without guesses and batch x (k + 1) with
-# them. Guessing a pass's k tokens takes `draft_share` of a plain pass of that batch. With `stay` for each guess,
-# return the largest batch up to `most` at which guessing is **faster** than not guessing; 0 where there is none.
+# them. Guessing a pass's k tokens takes `draft_share` of a plain pass of that batch. Each guess stays with chance
+# `stay` if all before it stay. Return the largest batch up to `most` at which guessing is **faster** than not
+# guessing; 0 where there is none.
 
 
 # %% tags=["exercise:batch", "points:3"]
@@ -789,9 +798,9 @@ check.batch(largest_batch)
 # best the **draft** decides, and so the text drifts to what the small model would say, most of all where the two
 # differ, which is where the large one is worth its price. The loss is silent: single words look fine.
 #
-# A chi-square test on a few tokens shows at once that the rule is not exact. Whether it matters only the tasks can say:
-# the same questions with the target alone and with the rule, scored blindly, with a margin of error. Serving engines
-# offer such rules, and call them lossy.
+# A chi-square test on a few tokens shows at once that the rule is not exact. Whether it matters only the tasks can
+# say: the same questions with the target alone and with the rule, scored blindly, with a margin of error. Serving
+# engines offer such rules, and call them lossy.
 #
 # </details>
 
@@ -819,13 +828,10 @@ check.batch(largest_batch)
 # %% [markdown]
 # ## In the real models
 #
-# - **DeepSeek-V3** guesses one token with its MTP block; its report states 85 to 90 % accepted and 1.8 times the tokens
-#   a second.
-# - **GLM-5** trains one block at three depths and states 2.76 tokens a pass with four guesses, against 2.55 of
-#   DeepSeek-V3.2 on the same private prompts.
-# - **Qwen3.5** has one such block too (`mtp_num_hidden_layers` 1), and the surprise: three of four of its layers have
-#   states that cannot be cut. An open pull request to mlx-lm (number 990, March 2026) snapshots them, convolution and
-#   all, as you had to.
+# - **DeepSeek-V3, GLM-5 and Qwen3.5** each have one MTP block for a draft; what the labs state of shares and speed
+#   stands at the end of lesson 11.
+# - **The surprise** is in Qwen3.5: three of four of its layers have states that cannot be cut. An open pull request to
+#   mlx-lm (number 990, March 2026) snapshots them, convolution and all, as `mark` does here.
 # - **Serving engines**: vLLM's documentation recommends it for few requests at a time, and lists a lossy rule apart.
 #
 # Sources and dates of the figures: `helpers/facts/drafters.toml`, looked up on 25 November 2026; the pull request and
