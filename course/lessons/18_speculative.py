@@ -526,7 +526,7 @@ check.reveal("18.speed", machine=pairs["small model, 4"].ratio, formula=by_formu
 # whatever their width: half the parameters are far from half the time. MTP has one block beside three, and norms, a
 # join, a head and a cache of its own; a guess also reads what was written since the last one.
 #
-# Formula and machine may part by some percent either way: w was measured at one length, and the bookkeeping (drawing,
+# Formula and machine may part either way: w was measured at one length, and the bookkeeping (drawing,
 # comparing, going back) is left out.
 
 # %% [markdown]
