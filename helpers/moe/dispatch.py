@@ -11,7 +11,12 @@ import torch
 from torch.nn import functional
 
 from helpers.layers.mlp import swiglu
+from helpers.precision import wide
 from helpers.shapes import Float, Int, Tensor
+
+# Rows that the one kernel writes between its three products come back from memory where they are more than this; on the
+# machine of `course measure moe` one expert at a time was then as fast or faster.
+NEAR_BYTES = 4 * 2**20
 
 
 class Stacks(NamedTuple):
@@ -52,17 +57,13 @@ def by_loop(
 def by_sorting(
     x: Float[Tensor, "tokens D"], indices: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"], stacks: Stacks
 ) -> Float[Tensor, "tokens D"]:
-    """Sort the (token, expert) pairs by expert, multiply block by block, put them back.
+    """Sort the (token, expert) pairs by expert once: each expert then has one block of rows to multiply.
 
     Raises ValueError for an expert that is not there. Built in lesson 10.
     """
     order, counts = sort_pairs(indices, len(stacks.gate))
-    rows = x[order // indices.shape[1]]  # pair p belongs to token p // A
-    hidden = swiglu(grouped(rows, stacks.gate, counts), grouped(rows, stacks.up, counts), stacks.limit)
-    hidden = (hidden * weights.flatten()[order, None]).to(x.dtype)  # before ``down``, where the rows are short
-    made = grouped(hidden, stacks.down, counts)
-    back = torch.empty_like(made).index_copy(0, order, made)
-    return back.view(*indices.shape, -1).sum(dim=1)  # over A
+    way = in_one_kernel if takes_one_kernel(x, len(order), stacks) else block_by_block
+    return way(x, weights, order, counts, stacks)
 
 
 def by_views(
@@ -95,43 +96,63 @@ def sort_pairs(indices: Int[Tensor, "tokens A"], num_experts: int) -> tuple[Int[
     return chosen.argsort(stable=True), counts
 
 
-def grouped(
-    rows: Float[Tensor, "pairs I"], stack: Float[Tensor, "E O I"], counts: Int[Tensor, "E"]
-) -> Float[Tensor, "pairs O"]:
-    """Each block of rows times its expert's matrix, transposed: the first ``counts[0]`` rows with the first, etc."""
-    way = in_one_kernel if takes_one_kernel(rows, stack) else in_slices
-    return way(rows, stack, counts)
-
-
-def in_slices(
-    rows: Float[Tensor, "pairs I"], stack: Float[Tensor, "E O I"], counts: Int[Tensor, "E"]
-) -> Float[Tensor, "pairs O"]:
-    """``grouped`` as one product for each expert that has rows; experts nobody chose do no work."""
-    blocks = zip(rows.split(counts.tolist()), stack.unbind(), strict=True)
-    return torch.cat([functional.linear(block, matrix) for block, matrix in blocks if len(block)])
+def block_by_block(
+    x: Float[Tensor, "tokens D"],
+    weights: Float[Tensor, "tokens A"],
+    order: Int[Tensor, "pairs"],
+    counts: Int[Tensor, "E"],
+    stacks: Stacks,
+) -> Float[Tensor, "tokens D"]:
+    """One expert after the other, from its rows to its part of the sum while they are at hand; experts that nobody
+    chose do no work."""
+    out = torch.zeros(x.shape, dtype=wide(x.dtype), device=x.device)
+    sizes, shares = counts.tolist(), weights.flatten()[order, None]
+    blocks = zip((order // weights.shape[1]).split(sizes), shares.split(sizes), strict=True)  # pair p is token p // A's
+    for e, (tokens, share) in enumerate(blocks):
+        if len(tokens):
+            rows = x[tokens]
+            gate, up = functional.linear(rows, stacks.gate[e]), functional.linear(rows, stacks.up[e])
+            hidden = (swiglu(gate, up, stacks.limit) * share).to(x.dtype)
+            out.index_add_(0, tokens, functional.linear(hidden, stacks.down[e]).to(out.dtype))
+    return out.to(x.dtype)
 
 
 def in_one_kernel(
-    rows: Float[Tensor, "pairs I"], stack: Float[Tensor, "E O I"], counts: Int[Tensor, "E"]
-) -> Float[Tensor, "pairs O"]:
-    """``grouped`` as one call, in which the device finds the blocks itself: no expert waits for Python."""
-    return functional.grouped_mm(rows, stack.mT, offs=counts.cumsum(0).int())
+    x: Float[Tensor, "tokens D"],
+    weights: Float[Tensor, "tokens A"],
+    order: Int[Tensor, "pairs"],
+    counts: Int[Tensor, "E"],
+    stacks: Stacks,
+) -> Float[Tensor, "tokens D"]:
+    """All experts in one call for each matrix, in which the device finds the blocks itself: none waits for Python."""
+    ends = counts.cumsum(0).int()
+    times = lambda rows, stack: functional.grouped_mm(rows, stack.mT, offs=ends)  # noqa: E731
+    rows = x[order // weights.shape[1]]
+    hidden = swiglu(times(rows, stacks.gate), times(rows, stacks.up), stacks.limit)
+    hidden = (hidden * weights.flatten()[order, None]).to(x.dtype)  # before ``down``, where the rows are short
+    made = times(hidden, stacks.down)
+    back = torch.empty_like(made).index_copy(0, order, made)
+    return back.view(*weights.shape, -1).sum(dim=1)  # over A
 
 
-def takes_one_kernel(rows: Float[Tensor, "pairs I"], stack: Float[Tensor, "E O I"]) -> bool:
-    """Whether torch has the kernel for these: one dtype, rows of whole 16 bytes, a device that it was made for.
+def takes_one_kernel(x: Float[Tensor, "tokens D"], pairs: int, stacks: Stacks) -> bool:
+    """Whether torch has the kernel for these, and it pays: one dtype, matrices in rows of whole 16 bytes, a device that
+    it was made for.
 
-    On a CPU float32 and bfloat16; on an NVIDIA GPU bfloat16, since Ampere. Where a gradient is wanted slices are taken:
-    torch 2.13 has one for the kernel that refuses gradients which are views, as that of a sum is.
+    On a CPU float32 and bfloat16, while the rows of all pairs stay near; on an NVIDIA GPU bfloat16, since Ampere. Where
+    a gradient is wanted blocks are taken: torch 2.13 has one for the kernel that refuses gradients which are views, as
+    that of a sum is.
     """
-    if torch.is_grad_enabled() and (rows.requires_grad or stack.requires_grad):
+    matrices, gate = stacks[:3], stacks.gate
+    if torch.is_grad_enabled() and any(part.requires_grad for part in (x, *matrices)):
         return False
-    if rows.dtype != stack.dtype or any(size * stack.element_size() % 16 for size in stack.shape[1:]):
+    if x.dtype != gate.dtype or any(size * gate.element_size() % 16 for size in gate.shape[1:]):
         return False
-    if stack.device.type == "cpu":
-        return stack.dtype in (torch.float32, torch.bfloat16)
-    new_enough = stack.device.type == "cuda" and torch.cuda.get_device_capability(stack.device) >= (8, 0)
-    return new_enough and not torch.version.hip and stack.dtype == torch.bfloat16
+    if gate.device.type == "cpu":
+        near = pairs * x.shape[1] * x.element_size() <= NEAR_BYTES
+        return near and gate.dtype in (torch.float32, torch.bfloat16)
+    new_enough = gate.device.type == "cuda" and torch.cuda.get_device_capability(gate.device) >= (8, 0)
+    return new_enough and not torch.version.hip and gate.dtype == torch.bfloat16
 
 
 def _refuse(highest: int, num_experts: int) -> None:

@@ -13,7 +13,16 @@ from helpers.checkpoints import load
 from helpers.compare import assert_close, max_error, relative_rms, tolerance
 from helpers.models.qwen3_5 import GatedMixture
 from helpers.moe import dispatch
-from helpers.moe.dispatch import Stacks, by_loop, by_sorting, by_views, dispatched, in_one_kernel, in_slices
+from helpers.moe.dispatch import (
+    Stacks,
+    block_by_block,
+    by_loop,
+    by_sorting,
+    by_views,
+    dispatched,
+    in_one_kernel,
+    sort_pairs,
+)
 from helpers.moe.experts import Experts, mixtures
 from helpers.moe.mixture import Choice, Mixture
 from helpers.moe.router import softmax_top_k
@@ -104,12 +113,14 @@ def test_one_token_goes_by_views_and_more_by_sorting(monkeypatch):
     assert taken == [("by_views", 1), ("by_sorting", 2), ("by_sorting", 512)]
 
 
-@pytest.mark.parametrize("counts", [[3, 0, 4, 0, 0, 2], [0, 0, 0, 0, 0, 9], [1, 2, 1, 2, 1, 2]])
+@pytest.mark.parametrize("choice", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_kernel_multiplies_what_slices_multiply(counts, dtype):
-    rows, stack = randn(9, 16, seed=1).to(dtype), randn(E, 8, 16, seed=2).to(dtype)
-    given = rows, stack, torch.tensor(counts)
-    assert_close(in_one_kernel(*given), in_slices(*given), tolerance(dtype, 16), "grouped")
+@torch.no_grad()
+def test_one_kernel_gives_what_block_by_block_gives(choice, dtype):
+    given = Stacks(*(stack.to(dtype) for stack in (randn(E, 8, D), randn(E, 8, D, seed=1), randn(E, D, 8, seed=2))))
+    indices, weights = routing(33, choice, dtype=dtype)
+    both = (randn(33, D, seed=9).to(dtype), weights, *sort_pairs(indices, E), given)
+    assert_close(in_one_kernel(*both), block_by_block(*both), 4 * tolerance(dtype, D), "the layer")
 
 
 @pytest.mark.parametrize("choice", CASES.values(), ids=CASES)
@@ -119,9 +130,11 @@ def test_without_gradients_one_kernel_does_it_and_the_answer_is_the_same(choice,
     monkeypatch.setattr(dispatch, "in_one_kernel", lambda *args: calls.append(1) or in_one_kernel(*args))
     with torch.no_grad():
         assert_close(by_sorting(x, indices, weights, given), wanted, 1e-5, "one kernel")
-        assert len(calls) == 3
+        assert len(calls) == 1
+        monkeypatch.setattr(dispatch, "NEAR_BYTES", 0)
+        assert_close(by_sorting(x, indices, weights, given), wanted, 1e-5, "block by block")
     by_sorting(x, indices, weights, given)
-    assert len(calls) == 3  # a gradient is wanted
+    assert len(calls) == 1  # too much to stay near, and then a gradient is wanted
 
 
 def test_a_hidden_state_of_several_rows_keeps_its_shape():
