@@ -642,6 +642,17 @@ for model_name, p in plans.items():
     print(f"{model_name:20} {format_bytes(active):>14} {token / 1e3:12.1f} {active / token:16,.0f} tokens")
 
 # %% [markdown]
+# ### Recorded: a whole model writes
+#
+# Your cache beside the library's: `course measure generate` lets the zoo's Qwen3 write the same tokens by
+# transformers' `generate` and by this course's, once as it is and once compiled for a cache of fixed room.
+
+# %%
+from helpers.measure import recorded_text
+
+print(recorded_text("generate"))
+
+# %% [markdown]
 # ## Play
 #
 # 1. Qwen3-0.6B with 8 key/value heads: where does the cache pass the weights? Then try 16, and 1.

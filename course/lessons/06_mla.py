@@ -647,6 +647,17 @@ show(draw_latent.rank_errors(shares, errors, finding, notes))
 # though, and so cannot be absorbed (step 3): a part for positions must be set free as well. Models that have MLA learn
 # both from the start.
 #
+# ### Recorded on a GPU
+#
+# The absorbed form reads one row of latents for all heads, which is what a GPU kernel is built on (lesson 16).
+# `python3 -m course measure latent-decode --device cuda` times that kernel. Below stands all that was ever measured.
+
+# %%
+from helpers.measure import recorded_text
+
+print(recorded_text("latent-decode"))
+
+# %% [markdown]
 # ## Play
 #
 # 1. Layer 0, then the last: which one bears a smaller rank?

@@ -821,7 +821,7 @@ show(draw.times_less(lengths, ratios, finding + f"{ratios['GLM-5, bytes in bf16'
 
 # %%
 from helpers.layers.dsa import Indexer, SparseAttention, SparseLatents
-from helpers.measure import measure_pair, recorded
+from helpers.measure import measure_pair, recorded, recorded_text
 
 small = SparseSizes(heads=8, latent=128, turned=32, key=64, value=64, index_heads=4, index_width=64, k=512)
 torch.manual_seed(seed)
@@ -868,18 +868,15 @@ check.reveal("07.crossover", formula=by_formula, machine=crossed, unit="tokens")
 # code.
 
 # %%
-records = recorded("dsa-decode")
-for name in ("cpu", "nvidia-h200"):
-    if name not in records:
-        print(f"recorded, {name}: not measured yet")
-        continue
-    record = records[name]
-    print(f"recorded, {record.machine['name']}, {record.date}")
+for place, record in recorded("dsa-decode").items():
+    print(f"recorded, {place}, {record.machine['name']}, {record.date}")
     for line in record.measurements:
         if line.label.startswith("ours"):
             peer = record.find(line.label.replace("ours", "transformers"), line.dtype)
             times_faster = f"{peer.median_s / line.median_s:.0f} times faster"
             print(f"  {line.shape[0]:6,} tokens: {format_seconds(line.median_s):>8}, {times_faster}")
+print("and on a GPU, with the kernels of lesson 16:")
+print(recorded_text("index-scores", "sparse-decode", "sparse-layer", "sparse-prompt"))
 
 # %% [markdown]
 # ### Two lines of the ledger

@@ -818,6 +818,17 @@ for name, w in layers.items():
 # Heads differ by orders of magnitude from the start, on purpose: some follow the sentence, some the document. (A real
 # token's step differs from this one: that is what a gate is for.)
 #
+# ### Recorded on a GPU
+#
+# Chunks are made for matrix units. Lesson 16 comes with a kernel of them, and
+# `python3 -m course measure delta-prompt --device cuda` times it beside the chunked form that you know.
+
+# %%
+from helpers.measure import recorded_text
+
+print(recorded_text("delta-prompt"))
+
+# %% [markdown]
 # ## Play
 #
 # Five mornings of weather. Keys are the cities, values degrees, rain and wind. Each block is the memory after one

@@ -819,6 +819,17 @@ for depth, *shares in depths["rows"]:
 # entries helps no more than the chosen ones: what is missing is in no entry, or is not found there. It is one small
 # model and a short training; for a large one it says which measurement to ask for.
 #
+# ### Recorded on a GPU
+#
+# Whole blocks are easier for a GPU to read than single tokens. `helpers/kernels/block_sparse.py` reads blocks, and
+# `python3 -m course measure block-sparse-prompt --device cuda` times it beside dense attention.
+
+# %%
+from helpers.measure import recorded_text
+
+print(recorded_text("block-sparse-prompt"))
+
+# %% [markdown]
 # ## Play
 #
 # Eleven published configs, smallest cache first. Left: active and total parameters, joined by a line. Colour and marker

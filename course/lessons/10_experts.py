@@ -511,6 +511,17 @@ for place, record in recorded("moe").items():
         )
 
 # %% [markdown]
+# ### Recorded on a GPU
+#
+# A GPU starts one kernel for all experts of a layer (lesson 16). `python3 -m course measure --device cuda` times it
+# beside transformers' ways.
+
+# %%
+from helpers.measure import recorded_text
+
+print(recorded_text("experts-one-token", "experts-prompt"))
+
+# %% [markdown]
 # ### What experts are worth
 #
 # The comparison that matters was trained for you, three models on the same facts: with experts; dense and as wide as

@@ -484,6 +484,23 @@ print(f"in bf16 the two would take {2 * kimi.total / GB:,.0f} and {2 * v4.total 
 # not count, and some parts that are kept in 16 bits.
 
 # %% [markdown]
+# ### Recorded: layers in these formats
+#
+# Fewer bytes are fewer bytes to read, if unpacking is cheap. Recorded on a CPU, beside the same layer in bfloat16 and
+# in the same process: how many times as fast, for one token and for 512. Lesson 16 tells why.
+
+# %%
+from helpers.measure import recorded, recorded_text
+
+for place, record in recorded("quant").items():
+    print(f"{place}, {record.machine['name']}, recorded {record.date}; columns: width, tokens, times as fast")
+    for plain, ours in zip(record.measurements[::2], record.measurements[1::2], strict=True):
+        if plain.label.startswith("bfloat16") and "float32" not in ours.label:
+            tokens, width = ours.shape[:2]
+            print(f"  {ours.label.split(' of ')[0]:22} {width:5} {tokens:4} {plain.median_s / ours.median_s:6.2f}")
+print(recorded_text("linear-few-tokens", "linear-many-tokens"))
+
+# %% [markdown]
 # ## Play
 #
 # ### One row

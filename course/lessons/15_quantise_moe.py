@@ -642,6 +642,17 @@ if all_formats:
 # that you have. And at this size most formats are slower than none: unpacking costs time, and there are few bytes to
 # save.
 #
+# ### Recorded on a GPU
+#
+# Experts in four bits beside the same in 16, by one kernel for all experts of a layer (lesson 16):
+# `python3 -m course measure experts-four-bits --device cuda`.
+
+# %%
+from helpers.measure import recorded_text
+
+print(recorded_text("experts-four-bits"))
+
+# %% [markdown]
 # ### The giants: what would be found?
 #
 # Count with `plan` which share of each real model an `nn.Linear` holds. (For these, nobody loads anything here: it is

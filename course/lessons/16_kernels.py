@@ -441,18 +441,14 @@ check.reveal("16.prompt", formula=gain(*four_bits(4096), chips["H200"])[0], unit
 # both sides in one process on one GPU and writes a record. Where there is none, this is what stands here.
 
 # %%
-from helpers.measure import recorded
+from helpers.measure import recorded, recorded_text
 
 CASES = ["latent-decode", "index-scores", "sparse-decode", "sparse-prompt", "linear-few-tokens", "linear-many-tokens"]
 CASES += ["sparse-layer", "block-sparse-prompt", "experts-one-token", "experts-prompt", "experts-four-bits"]
-records = [record for case in CASES for place, record in recorded(case).items() if place != "cpu"]
-for record in records:
-    print(f"{record.name} on {record.machine['name']}, recorded {record.date}")
-    for line in record.measurements:
-        share = "" if line.roofline_share is None else f", {line.roofline_share:.0%} of the roofline"
-        print(f"  {line.label:40} {line.dtype:9} {format_seconds(line.median_s):>8}{share}")
-if not records:
-    print("NVIDIA H200: not measured yet. What was expected stands in helpers/kernels/LOG.md, with its date.")
+CASES += ["delta-prompt"]
+records = [record for case in CASES for record in recorded(case).values()]
+print(recorded_text(*CASES))
+print("What was expected stands in helpers/kernels/LOG.md, with its date.")
 
 # %% [markdown]
 # A prediction that nobody has measured is a prediction. The log says what each kernel should reach and why, so that

@@ -9,7 +9,7 @@ where the machine counts them), `records` (results that outlive the session).
 from helpers.measure.energy import Energy, measured_energy
 from helpers.measure.flops import StepFlops, count_elements, count_flops, training_flops, training_flops_per_token
 from helpers.measure.memory import Peak, peak_memory
-from helpers.measure.records import Measurement, Record, read_record, recorded, write_record
+from helpers.measure.records import Measurement, Record, read_record, recorded, recorded_text, write_record
 from helpers.measure.roofline import (
     Rate,
     Roofline,
@@ -49,6 +49,7 @@ __all__ = [
     "peak_memory",
     "read_record",
     "recorded",
+    "recorded_text",
     "ridge_batch",
     "roofline",
     "training_flops",

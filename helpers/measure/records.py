@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 
 from helpers.measure.roofline import Rate, Roofline
+from helpers.units import format_seconds
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "measured"
 FORMAT = 1
@@ -127,6 +128,22 @@ def read_record(path: Path) -> Record:
 def recorded(name: str, folder: Path = FOLDER) -> dict[str, Record]:
     """Every machine's record of this case, by machine; empty where nobody has measured it yet."""
     return {path.parent.name: read_record(path) for path in sorted(folder.glob(f"*/{name}.json"))}
+
+
+def recorded_text(*names: str, folder: Path = FOLDER) -> str:
+    """Every machine's record of these cases, a line each for what was timed; "not measured yet" where there is none."""
+    found = {name: recorded(name, folder) for name in names}
+    return "\n".join("\n".join(map(_told, by.values())) or f"{name}: not measured yet" for name, by in found.items())
+
+
+def _told(record: Record) -> str:
+    head = f"{record.name} on {record.machine['name']}, recorded {record.date}"
+    return "\n".join([head, *map(_line, record.measurements)])
+
+
+def _line(line: Measurement) -> str:
+    share = "" if line.roofline_share is None else f", {line.roofline_share:.0%} of the roofline"
+    return f"  {line.label:40} {line.dtype:9} {format_seconds(line.median_s):>8}{share}"
 
 
 def machine_slug(machine: dict) -> str:

@@ -6,7 +6,18 @@ import jsonschema
 import pytest
 
 from helpers.device import describe
-from helpers.measure import Measurement, Rate, Record, Roofline, Timing, Work, read_record, recorded, write_record
+from helpers.measure import (
+    Measurement,
+    Rate,
+    Record,
+    Roofline,
+    Timing,
+    Work,
+    read_record,
+    recorded,
+    recorded_text,
+    write_record,
+)
 from helpers.measure.records import FOLDER, machine_slug
 
 _NUMBER, _TEXT = {"type": "number", "exclusiveMinimum": 0}, {"type": "string", "minLength": 1}
@@ -153,3 +164,13 @@ def test_a_truncated_record_is_refused(tmp_path: Path):
     path.write_text(path.read_text()[:200])
     with pytest.raises(ValueError, match=r"roofline\.json is not a readable record"):
         read_record(path)
+
+
+def test_records_are_told_machine_by_machine_and_their_absence_too(tmp_path):
+    missing, record = "latent-decode: not measured yet", a_record()
+    assert recorded_text("latent-decode", "moe", folder=tmp_path).splitlines() == [missing, "moe: not measured yet"]
+    write_record(record, tmp_path)
+    said = recorded_text("latent-decode", "roofline", folder=tmp_path).splitlines()
+    assert said[:2] == [missing, f"roofline on {record.machine['name']}, recorded {record.date}"]
+    assert [line.split()[0] for line in said[2:]] == ["read", "matmul", "batch"]
+    assert said[-1].endswith("500 ms, 40% of the roofline")
