@@ -147,7 +147,7 @@ def bitsandbytes_layer(name: str, plain: nn.Linear) -> nn.Module:
         threshold = OUTLIER if name == LLM_INT8 else 0.0
         layer = bitsandbytes.nn.Linear8bitLt(**sizes, has_fp16_weights=False, threshold=threshold)
         layer.weight = bitsandbytes.nn.Int8Params(weight, **given, has_fp16_weights=False)
-    return layer.to("cpu").eval()  # without this call it would be quantised anew at every step
+    return layer.to("cpu").eval()  # in training mode it would be quantised anew at every step, which takes far longer
 
 
 def held(layer: nn.Module) -> int:
