@@ -167,7 +167,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, 
         for name, weight in model.named_parameters():
             weight.copy_(tensors[f"weight.{name}"])
             if f"step.{name}" in tensors:  # a weight that has had no gradient has no moments
-                optimizer.state[weight] = {key: tensors[f"{key}.{name}"].to(weight.device) for key in MOMENTS}
+                optimizer.state[weight] = {key: _beside(weight, tensors[f"{key}.{name}"]) for key in MOMENTS}
     return Run(**about["run"])
 
 
@@ -234,7 +234,14 @@ def _tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor
     for name, weight in model.named_parameters():
         tensors[f"weight.{name}"] = weight.detach()
         tensors |= {f"{key}.{name}": value for key, value in optimizer.state[weight].items()}
-    return tensors
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}  # some lie in another order in memory
+
+
+def _beside(weight: Tensor, moment: Tensor) -> Tensor:
+    """A moment on the weight's device and in its order in memory; the step count is one number and stays as it is."""
+    if moment.shape != weight.shape:
+        return moment.to(weight.device)
+    return torch.empty_like(weight, dtype=moment.dtype).copy_(moment)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -28,7 +28,7 @@ def in_transformers(
     for name, tensor in model.state_dict().items():
         stacked = tensor if "{e}" in published_name(name) else tensor[None]
         for e, one in enumerate(stacked):
-            weights[published_name(name).replace("{e}", str(e))] = one.clone()
+            weights[published_name(name).replace("{e}", str(e))] = one.contiguous().clone()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(published), encoding="utf-8")
     eager = {"attn_implementation": "eager", "experts_implementation": "eager", "dtype": torch.float32}

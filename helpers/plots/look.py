@@ -20,6 +20,7 @@ OKABE_ITO = {
 }
 
 NIGHT = "#06202F"  # the dark end of a scale towards blue: white figures stand out on all of it
+BLUES = ("#CFE8F7", "#8CC8EC", "#3FA0DB")  # steps of a scale on which black figures are read
 PALE = "#D0D0D0"  # the middle of a scale between two colours: black figures are read on it
 # Contrast 4.5:1 on white and 4.2:1 on JupyterLab's dark page: no colour reaches more on both.
 GREY = "#777777"

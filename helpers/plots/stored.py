@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-from helpers.plots.look import GREY, LEGEND_BELOW, LINES, OKABE_ITO, PALE, new_figure
+from helpers.plots.look import BLUES, GREY, LEGEND_BELOW, LINES, OKABE_ITO, PALE, new_figure
 from helpers.units import format_bytes
 
 FEW = 10  # bits a weight, scales included: below it a weight counts as quantised
 _LABEL = 0.075  # of the longest bar: a shorter segment has no room for its name
 # A pale stripe on orange: names in black are read on it.
 _STRIPES = dict(shape="/", bgcolor=OKABE_ITO["orange"], fgcolor="rgba(255,255,255,0.35)", fillmode="replace")
-_WIDTHS = [PALE, "#CFE8F7", "#8CC8EC", "#3FA0DB"]  # nothing fits, 4, 8 and 16 bits: black is read on each
+_WIDTHS = [PALE, *BLUES]  # nothing fits, 4, 8 and 16 bits: black is read on each
 
 
 class Bytes(NamedTuple):
