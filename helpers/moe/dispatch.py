@@ -79,10 +79,17 @@ def by_views(
     _refuse(max(chosen), len(stacks.gate))
     out = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, weights.dtype), device=x.device)
     for e, weight in zip(chosen, weights[0], strict=True):
-        gate, up = functional.linear(x, stacks.gate[e]), functional.linear(x, stacks.up[e])
-        hidden = (swiglu(gate, up, stacks.limit) * weight).to(x.dtype)
-        out = out + functional.linear(hidden, stacks.down[e])
+        out = out + one_expert(e, x, weight, stacks)
     return out.to(x.dtype)
+
+
+def one_expert(
+    e: int, rows: Float[Tensor, "rows D"], share: Float[Tensor, "*rows_and_1"], stacks: Stacks
+) -> Float[Tensor, "rows D"]:
+    """What expert ``e`` makes of its rows, weighed before ``down``, where the rows are short."""
+    gate, up = functional.linear(rows, stacks.gate[e]), functional.linear(rows, stacks.up[e])
+    hidden = (swiglu(gate, up, stacks.limit) * share).to(rows.dtype)
+    return functional.linear(hidden, stacks.down[e])
 
 
 def sort_pairs(indices: Int[Tensor, "tokens A"], num_experts: int) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "E"]]:
@@ -110,10 +117,7 @@ def block_by_block(
     blocks = zip((order // weights.shape[1]).split(sizes), shares.split(sizes), strict=True)  # pair p is token p // A's
     for e, (tokens, share) in enumerate(blocks):
         if len(tokens):
-            rows = x[tokens]
-            gate, up = functional.linear(rows, stacks.gate[e]), functional.linear(rows, stacks.up[e])
-            hidden = (swiglu(gate, up, stacks.limit) * share).to(x.dtype)
-            out.index_add_(0, tokens, functional.linear(hidden, stacks.down[e]).to(out.dtype))
+            out.index_add_(0, tokens, one_expert(e, x[tokens], share, stacks).to(out.dtype))
     return out.to(x.dtype)
 
 
