@@ -19,6 +19,8 @@ USAGE = """python3 -m course [COMMAND]
   measure     measure this machine into notebooks/measured
   parity      compare every family with transformers      parity qwen3 --device cpu
   site        build the course as a website that needs no network
+  lock        pin every package in course/pins, from pyproject.toml
+  zoo         list the models that the course trained itself
   train-zoo   train a model of the zoo again              train-zoo tiny-qwen3
 
 Every command but doctor explains itself with --help."""
@@ -49,7 +51,7 @@ def main(argv):
 
 
 def environment_is_ready():
-    return not bootstrap.missing(test=False) or bootstrap.stamp_is_current(test=False)
+    return not bootstrap.missing(test=False) or bootstrap.stamp_is_current(bootstrap.environment(), test=False)
 
 
 def hand_over(python, argv):

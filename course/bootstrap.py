@@ -1,52 +1,69 @@
 """Set up what is missing, with the standard library only: a ``.venv`` beside the code, then the course in it.
 
-Where the dependencies are there already (conda, Binder, a hub) nothing is made. An interrupted set-up leaves no stamp,
-and the next call carries on with what pip has installed and cached. Kept readable by old Pythons, so that they
-can at least say what is wrong.
+Every package is installed at the version that ``course/pins`` names. Where the dependencies are there already (conda,
+Binder, a hub) nothing is made, and what is installed keeps its version. A ``.venv`` that somebody else made is not
+touched: ours then lies in ``.venv-course``. An interrupted set-up leaves no stamp, and the next call carries on with
+what pip has installed and cached. Kept readable by old Pythons, so that they can at least say what is wrong.
 """
 
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-VENV = REPOSITORY / ".venv"
-STAMP = VENV / "efficient-engines.stamp"
+from course.pip_install import (
+    CPU_WHEELS,
+    PINS,
+    REPOSITORY,
+    SetupError,
+    in_build,
+    install,
+    pins_of_what_is_missing,
+    say,
+    wants_cpu_wheels,
+)
+from course.platforms import unsupported
+
+VENVS = (".venv", ".venv-course")  # the second where the first is somebody else's
+MADE_HERE, STAMP = "efficient-engines.made", "efficient-engines.stamp"  # in the environment: begun, and complete
 OLDEST = (3, 11)
 # torch's CPU build, triton, transformers and JupyterLab take 2.9 GB installed, pip's downloads as much again at worst
 ROOM_BYTES = 5e9
-NO_NETWORK = ("ConnectionError", "Temporary failure", "timed out", "getaddrinfo", "from versions: none")  # pip's words
-CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
-
-
-class SetupError(Exception):
-    """Set-up cannot go on; the message says why and what to do, in one line."""
 
 
 def ensure(test=False):
-    """Return the Python that has everything: this one, or the one of ``.venv``, made or completed as needed."""
+    """Return the Python that has everything: this one, or the one of our environment, made or completed as needed."""
     if sys.version_info < OLDEST:
         raise SetupError(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
     if not missing(test=False):
         return complete_here(test)
-    python = venv_python()
-    if stamp_is_current(test) and python.exists():
-        return str(python)
-    set_up(python, test)
-    return str(python)
+    venv = environment()
+    if not stamp_is_current(venv, test) or not python_of(venv).exists():
+        set_up(venv, test)
+    return str(python_of(venv))
 
 
 def complete_here(test):
     """The running Python has the dependencies (conda, Binder, a hub): add what little is missing, no ``.venv``."""
     if missing(test) or not installed_here():
         say("The dependencies are here already; adding the course itself to this environment")
-        install(Path(sys.executable), test)
+        add(Path(sys.executable), test, pins_of_what_is_missing())
     return sys.executable
+
+
+def environment():
+    """The folder of our environment: ``.venv``, unless somebody else made one there."""
+    first, second = (REPOSITORY / name for name in VENVS)
+    return first if is_ours(first) or not os.path.lexists(str(first)) else second
+
+
+def is_ours(venv):
+    """Whether set-up made this environment; also one of before the mark, which has a stamp."""
+    return (venv / MADE_HERE).exists() or (venv / STAMP).exists()
 
 
 def requirements(test):
@@ -54,7 +71,7 @@ def requirements(test):
     import tomllib
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [line for lines in project["optional-dependencies"].values() for line in lines] if test else []
+    extras = [line for name in ("test", "site") for line in project["optional-dependencies"][name]] if test else []
     return project["dependencies"] + [line for line in extras if not line.startswith(project["name"])]
 
 
@@ -91,130 +108,83 @@ def installed_here():
     return importlib.util.find_spec("helpers") is not None
 
 
-def venv_python():
-    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+def python_of(venv):
+    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def fingerprint(test):
-    """Changes when the requirements, the Python or the folder change."""
-    text = "\n".join([*requirements(test), sys.version, str(REPOSITORY)])
+    """Changes when the requirements, the pins, the Python or the folder change."""
+    pins = (PINS / "constraints.txt").read_text(encoding="utf-8")
+    text = "\n".join([*requirements(test), pins, sys.version, str(REPOSITORY)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stamp_is_current(test):
+def stamp_is_current(venv, test):
     """A stamp for the tests serves a plain start too."""
-    if not STAMP.exists():
+    if not (venv / STAMP).exists():
         return False
-    found = STAMP.read_text(encoding="utf-8").strip()
+    found = (venv / STAMP).read_text(encoding="utf-8").strip()
     return found == fingerprint(True) or (not test and found == fingerprint(False))
 
 
-def set_up(python, test):
-    """Make ``.venv`` and install into it; every failure is a SetupError of one line, and the next call carries on."""
-    say("Setting up in .venv (once; a few minutes, mostly torch)")
-    check_room()
-    STAMP.unlink(missing_ok=True)
-    if not python.exists() or not works(python, "import pip"):
-        make_venv()
-    install(python, test)
-    STAMP.write_text(fingerprint(test), encoding="utf-8")
+def set_up(venv, test):
+    """Make the environment and install into it; every failure is a SetupError of one line, the next call carries on."""
+    refusal = unsupported(PINS / "torch-wheels.txt")
+    if refusal:
+        raise SetupError(refusal)
+    check_room(venv)
+    say(f"Setting up in {venv.name} (once; a few minutes, mostly torch)")
+    if venv.name != VENVS[0]:
+        say(f"  {VENVS[0]} was made by somebody else and stays as it is")
+    if is_ours(venv):
+        sign(venv)
+    (venv / STAMP).unlink(missing_ok=True)
+    if not python_of(venv).exists() or not works(python_of(venv), "import pip"):
+        make_venv(venv)
+    add(python_of(venv), test, PINS / "constraints.txt")
+    (venv / STAMP).write_text(fingerprint(test), encoding="utf-8")
     say("Set-up is complete.")
 
 
-def check_room():
+def check_room(venv):
     free = shutil.disk_usage(str(REPOSITORY)).free
-    if free < ROOM_BYTES and not VENV.exists():
+    if free < ROOM_BYTES and not venv.exists():
         raise SetupError(f"set-up needs about {ROOM_BYTES / 1e9:.0f} GB of disk, and {free / 1e9:.1f} GB are free")
     if not os.access(str(REPOSITORY), os.W_OK):
         raise SetupError(f"{REPOSITORY} cannot be written: clone the course into a folder of your own")
+    if os.path.lexists(str(venv)) and not is_ours(venv):
+        names = " and ".join(VENVS)
+        raise SetupError(f"{names} were both made by somebody else: move one away, and the same command carries on")
 
 
-def make_venv():
+def make_venv(venv):
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         raise SetupError(
             "this Python cannot make a virtual environment: install its venv package (Debian and Ubuntu: "
             "apt install python3-venv), then run the same command again"
         )
     say("  making the environment")
-    result = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True)
+    try:
+        result = subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], capture_output=True, text=True)
+    finally:
+        sign(venv)
     if result.returncode:
         raise SetupError(f"python -m venv failed: {last_line(result.stdout + result.stderr)}")
 
 
-def install(python, test):
-    """pip, its long log reduced to one line a package; the whole log is kept in build/setup.log."""
-    target = ".[test]" if test else "."
-    command = [
-        str(python),
-        "-m",
-        "pip",
-        "install",
-        "--progress-bar",
-        "off",
-        "--disable-pip-version-check",
-        "-e",
-        target,
-    ]
-    if wants_cpu_wheels():
-        command += ["--extra-index-url", CPU_WHEELS]
-    status, lines = follow(command, REPOSITORY / "build" / "setup.log")
-    if status:
-        raise SetupError(f"pip could not install: {pip_error(lines)} (whole log: build/setup.log); {advice(lines)}")
+def sign(venv):
+    """Say that this environment is ours; one that was interrupted half-way too."""
+    if venv.is_dir():
+        (venv / MADE_HERE).write_text("made by python3 -m course, which may make it again\n", encoding="utf-8")
 
 
-def follow(command, log):
-    """Run a command; keep its output in ``log`` and show what matters of it. Returns its status and lines."""
-    log.parent.mkdir(exist_ok=True)
-    lines = []
-    with log.open("w", encoding="utf-8") as kept, started(command) as process:
-        try:
-            for line in process.stdout:
-                kept.write(line)
-                lines.append(line.strip())
-                report(line)
-        except KeyboardInterrupt:
-            process.kill()
-            raise SetupError("set-up was interrupted; the same command carries on where it stopped") from None
-    return process.returncode, lines
-
-
-def started(command):
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=str(REPOSITORY), text=True, encoding="utf-8", errors="replace", **pipe)
-
-
-def report(line):
-    """Show what a person wants to see of pip's line."""
-    words = line.split()
-    if words[:1] == ["Downloading"] and len(words) > 2:
-        say(f"  fetching {words[1].split('/')[-1].split('-')[0]} {' '.join(words[2:4])}")
-    elif words[:1] == ["Installing"] and "collected" in words:
-        say(f"  installing {line.count(',') + 1} packages")
-
-
-def wants_cpu_wheels():
-    """On Linux without an NVIDIA GPU the plain torch wheel brings gigabytes of CUDA; ask PyTorch's CPU index too."""
-    if not sys.platform.startswith("linux") or Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
-        return False
-    try:
-        socket.getaddrinfo("download.pytorch.org", 443)
-    except OSError:
-        return False
-    return True
-
-
-def pip_error(lines):
-    errors = [line for line in lines if line.startswith("ERROR:")]
-    return errors[0][len("ERROR:") :].strip() if errors else (lines[-1] if lines else "it said nothing")
-
-
-def advice(lines):
-    text = " ".join(lines)
-    if "No space left" in text:
-        return "free some disk space and run the same command again"
-    if any(sign in text for sign in NO_NETWORK):
-        return "there seems to be no network; once there is, the same command carries on"
-    return "run the same command again once that is mended"
+def add(python, test, pins):
+    """Install the course and what it needs, held to the versions in the file ``pins``."""
+    in_build("setup.log")
+    if wants_cpu_wheels():  # torch alone, so that PyTorch's index is asked for nothing else
+        torch = next(line for line in requirements(test=False) if re.match(r"torch\b", line))
+        install(python, ["--no-deps", "--extra-index-url", CPU_WHEELS, torch], pins)
+    install(python, ["-e", ".[test]" if test else "."], pins)
 
 
 def works(python, code):
@@ -223,7 +193,3 @@ def works(python, code):
 
 def last_line(text):
     return (text.strip().splitlines() or ["it said nothing"])[-1]
-
-
-def say(text):
-    print(text, flush=True)

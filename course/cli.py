@@ -1,7 +1,11 @@
 """The commands, each in the module that does it; imported only when asked for, so that ``--help`` is quick."""
 
 import importlib
+import os
 import sys
+from pathlib import Path
+
+from course.machine import home_that_can_be_written
 
 COMMANDS = {
     "lab": "course.lab",
@@ -15,6 +19,7 @@ COMMANDS = {
     "measure": "course.measure",
     "parity": "course.parity",
     "site": "course.site",
+    "lock": "course.lock",
     "train-zoo": "course.train_zoo",
     "zoo": "course.zoo",
 }
@@ -26,8 +31,17 @@ def main(argv: list[str]) -> int:
     if name not in COMMANDS:
         print(f"course: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    use_a_writable_home()
     try:
         return importlib.import_module(COMMANDS[name]).main(rest)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+
+
+def use_a_writable_home() -> None:
+    """Jupyter, IPython and triton keep settings and caches in the home folder, and stop where it cannot be written."""
+    home, given = home_that_can_be_written(), Path(os.path.expanduser("~"))
+    if home != given:
+        print(f"course: {given} cannot be written; settings and caches go to {home}", file=sys.stderr)
+        os.environ["USERPROFILE" if os.name == "nt" else "HOME"] = str(home)

@@ -22,23 +22,26 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
+from course.bootstrap import ROOM_BYTES, VENVS
 from course.machine import (
     ROOT,
     browsers,
     cgroup_cores,
     cgroup_memory,
+    home_that_can_be_written,
     installed,
     physical_memory,
     requirements,
     seconds_of,
     within,
 )
+from course.pip_install import PINS
+from course.platforms import unsupported
 
 ZOO_MODEL = "tiny-qwen3"
 PORT = 8888  # JupyterLab's own default
 NEEDED_MEMORY_BYTES = 2e9  # a lesson stays below 1.4 GB; JupyterLab and a browser stand beside it
 NEEDED_DISK_BYTES = 0.5e9  # executed lessons and reports under build/
-SET_UP_DISK_BYTES = 3e9  # the same, and an environment with torch in it
 SHOWN = ("torch", "transformers", "jupyterlab", "plotly", "ipywidgets", "bitsandbytes")
 MODULES = {"ipython": "IPython"}  # where a package and its module differ by more than a dash
 PAGE_ONLY = ("jupyterlab-execute-time",)  # lives in JupyterLab's page, there is nothing to import
@@ -77,7 +80,11 @@ def wrong(topic: str, says: str, advice: str, fatal: bool = False) -> Finding:
 
 def check_python() -> Iterator[Finding]:
     yield fine("Python", f"{platform.python_version()} at {sys.executable}")
-    yield fine("platform", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    says = f"{platform.system()} {platform.release()}, {platform.machine()}"
+    refusal = None if installed("torch") else unsupported(PINS / "torch-wheels.txt")
+    yield wrong("platform", says, refusal, fatal=True) if refusal else fine("platform", says)
+    if Path(sys.prefix).parent == ROOT and Path(sys.prefix).name == VENVS[1]:
+        yield absent("environment", f"{VENVS[1]}, for {VENVS[0]} was made by somebody else and stays as it is")
 
 
 def check_cores() -> Iterator[Finding]:
@@ -109,7 +116,7 @@ def check_memory() -> Iterator[Finding]:
 
 def check_disk() -> Iterator[Finding]:
     free = shutil.disk_usage(ROOT).free
-    needed = NEEDED_DISK_BYTES if installed("torch") else SET_UP_DISK_BYTES
+    needed = NEEDED_DISK_BYTES if installed("torch") else ROOM_BYTES
     says = f"{size(free)} free where the course lies"
     if free < needed:
         yield wrong("disk", says, f"make room: {size(needed)} are wanted", fatal=not installed("torch"))
@@ -126,6 +133,14 @@ def check_build_folder() -> Iterator[Finding]:
     except OSError as error:
         advice = "executed lessons go there: make it yours, or copy the course to a folder you own"
         yield wrong("build/", f"cannot be written ({error.strerror})", advice, fatal=True)
+
+
+def check_home() -> Iterator[Finding]:
+    home, given = home_that_can_be_written(), Path(os.path.expanduser("~"))
+    if home == given:
+        yield fine("home", f"{home} can be written")
+    else:
+        yield absent("home", f"{given} cannot be written: Jupyter's settings and caches go to {home}")
 
 
 def check_port(port: int = PORT) -> Iterator[Finding]:
@@ -167,6 +182,28 @@ def check_packages(wanted: dict[str, str] | None = None) -> Iterator[Finding]:
     others = sum(finding.topic not in SHOWN and finding.outcome == "fine" for finding in there)
     if others:
         yield fine("packages", f"{others} more are installed, as pyproject.toml asks")
+
+
+def check_pins(shown: int = 4) -> Iterator[Finding]:
+    """Where the environment leaves ``course/pins``. No fault: an environment of one's own is taken as it is."""
+    if installed("packaging") is None:
+        yield absent("pins", "not looked at: nothing is installed yet")
+        return
+    from packaging.requirements import Requirement
+
+    lines = (PINS / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    here = {pin.name: pin for pin in pins if installed(pin.name) and (not pin.marker or pin.marker.evaluate())}
+    moved = [
+        f"{name} {installed(name)} (pinned {str(pin.specifier).removeprefix('==')})"
+        for name, pin in here.items()
+        if not pin.specifier.contains(installed(name), prereleases=True)
+    ]
+    if moved:
+        more = f" and {len(moved) - shown} more" if len(moved) > shown else ""
+        yield absent("pins", f"{len(moved)} of {len(here)} packages differ: {', '.join(moved[:shown])}{more}")
+    else:
+        yield fine("pins", f"all {len(here)} packages that are here have the version of course/pins")
 
 
 def check_test_tools() -> Iterator[Finding]:
@@ -271,8 +308,10 @@ CHECKS: dict[str, tuple[Check, str]] = {  # topic -> (check, what to do when it 
     "memory": (check_memory, ""),
     "disk": (check_disk, ""),
     "build/": (check_build_folder, ""),
+    "home": (check_home, ""),
     "port": (check_port, ""),
     "packages": (check_packages, SET_UP),
+    "pins": (check_pins, ""),
     "test tools": (check_test_tools, ""),
     "torch's CPU": (check_torch, SET_UP),
     "accelerator": (check_accelerator, ""),

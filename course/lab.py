@@ -21,12 +21,17 @@ def command(port: int, browser: bool, lesson: Path) -> list[str]:
         f"--port={port}",
         f"--LabApp.default_url=/lab/tree/{lesson.relative_to(REPOSITORY).as_posix()}",
     ]
-    made.append("--LabApp.news_url=None")
     if not browser:
         made.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         made.append("--allow-root")  # in a container one is often root
     return made
+
+
+def variables() -> dict[str, str]:
+    """The environment of JupyterLab: our configuration in front of others, which leaves its news pop-up out."""
+    paths = [str(REPOSITORY / "course" / "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    return {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, paths))}
 
 
 def has_screen() -> bool:
@@ -67,4 +72,17 @@ def main(argv: list[str]) -> int:
         else "JupyterLab prints its address below; open it in a browser. Ctrl-C twice ends JupyterLab.",
         flush=True,
     )
-    return subprocess.call(command(port, browser, lesson), cwd=REPOSITORY)
+    return become(command(port, browser, lesson))
+
+
+def become(command: list[str]) -> int:
+    """Go on as JupyterLab: on POSIX in the same process, so that what ends this command ends the server."""
+    os.chdir(REPOSITORY)
+    if os.name == "posix":
+        sys.stdout.flush()
+        os.execve(command[0], command, variables())
+    with subprocess.Popen(command, env=variables()) as server:
+        try:
+            return server.wait()
+        finally:
+            server.terminate()

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shutil
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -81,6 +82,26 @@ def within(version: str, bounds: str) -> bool:
     }
     pairs = re.findall(r"(==|>=|<=|!=|<|>)\s*([^,\s]+)", bounds)
     return all(tests[sign](numbers(bound)) for sign, bound in pairs)
+
+
+def writable(folder: Path) -> bool:
+    """Can a file be made in it, or in the folder that would have to be made for it?"""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def home_that_can_be_written() -> Path:
+    """The home folder; where that cannot be written, one in ``build/``, or one that lasts as long as this command."""
+    home = Path(os.path.expanduser("~"))
+    if home.is_absolute() and writable(home):
+        return home
+    own = ROOT / "build" / "home"
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="efficient-engines-home-"))
+    return own if writable(own) else Path(tempfile.mkdtemp(prefix="efficient-engines-home-"))
 
 
 def seconds_of(function: Callable[[], object], repeats: int = 5) -> float:

@@ -5,6 +5,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 
+from course.pip_install import CPU_WHEELS
 from course.sources import REPOSITORY, sources
 
 _FILE = REPOSITORY / "course" / "syllabus.toml"
@@ -71,10 +72,11 @@ def fill_readme(text: str) -> str:
 
 
 def fill_requirements() -> str:
-    """Binder's requirements, from pyproject: the CPU build of torch, then what the course depends on."""
+    """Binder's requirements: torch's CPU build; postBuild brings all else, held to the hashes of course/pins."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    head = "# made by python3 -m course build from pyproject.toml\n--extra-index-url https://download.pytorch.org/whl/cpu\n"
-    return head + "\n".join(project["dependencies"]) + "\n"
+    torch = next(line for line in project["dependencies"] if line.startswith("torch=="))
+    head = "# made by python3 -m course build from pyproject.toml; postBuild brings all other packages\n"
+    return f"{head}--extra-index-url {CPU_WHEELS}\n--constraint ../course/pins/constraints.txt\n{torch}\n"
 
 
 def main(argv: list[str]) -> int:

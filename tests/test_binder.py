@@ -6,16 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from course.pip_install import CPU_WHEELS as CPU_INDEX
+from course.pip_install import PINS
 from course.syllabus import fill_requirements
 
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / "binder"
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 def requirements() -> list[str]:
@@ -26,21 +26,33 @@ def test_requirements_are_those_that_the_build_makes_from_pyproject():
     assert "\n".join(requirements()) + "\n" == fill_requirements()
 
 
-def test_requirements_name_every_dependency_of_the_course_and_nothing_else():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = {line for line in requirements() if line and not line.startswith(("#", "--"))}
-    assert asked == set(project["dependencies"])
+def test_torch_comes_from_the_index_of_cpu_builds_and_keeps_to_the_pins():
+    index, pins, torch = (line for line in requirements() if not line.startswith("#"))
+    assert index == f"--extra-index-url {CPU_INDEX}"
+    assert (BINDER / pins.removeprefix("--constraint ")).resolve() == PINS / "constraints.txt"
+    assert re.fullmatch(r"torch==\d+\.\d+\.\d+", torch)  # exact: an open bound could take the CUDA build
 
 
-def test_torch_comes_from_the_index_of_cpu_builds_which_stands_before_it():
-    lines = [line for line in requirements() if line and not line.startswith("#")]
-    assert lines[0] == f"--extra-index-url {CPU_INDEX}"
-    assert re.fullmatch(r"torch==\d+\.\d+\.\d+", lines[1])  # exact: an open bound could take the CUDA build
+def test_all_else_is_installed_with_its_hash():
+    lines = (BINDER / "postBuild").read_text(encoding="utf-8").splitlines()
+    (install,) = (line for line in lines if "--require-hashes" in line)
+    assert "--no-deps" in install
+    assert install.endswith("course/pins/hashes.txt")
+    variables = next(line for line in lines if "PIP_CONSTRAINT=" in line)  # setuptools, where a package is built
+    assert variables.count("course/pins/constraints.txt") == 2
+
+
+def test_the_image_leaves_jupyterlabs_news_out():
+    configuration = json.loads((ROOT / "course/jupyter/labconfig/page_config.json").read_text(encoding="utf-8"))
+    assert configuration["disabledExtensions"]["@jupyterlab/apputils-extension:announcements"]
+    assert "/course/jupyter" in (BINDER / "start").read_text(encoding="utf-8")
+    devcontainer = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    assert devcontainer["containerEnv"]["JUPYTER_CONFIG_PATH"].endswith("/course/jupyter")
 
 
 def test_the_python_of_the_image_is_one_that_the_course_supports():
     major, minor = re.fullmatch(r"python-(\d+)\.(\d+)", (BINDER / "runtime.txt").read_text().strip()).groups()
-    assert (3, 11) <= (int(major), int(minor)) <= (3, 13)
+    assert (3, 11) <= (int(major), int(minor)) <= (3, 14)
 
 
 @pytest.mark.parametrize("name", ["postBuild", "start"])

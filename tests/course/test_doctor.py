@@ -113,6 +113,29 @@ def test_a_version_out_of_its_bounds_is_wrong_but_may_still_run():
     assert doctor.can_run(list(found.values()))
 
 
+def test_a_package_that_leaves_the_pins_is_named_and_no_fault(tmp_path, monkeypatch):
+    (found,) = doctor.check_pins()
+    assert found.outcome in ("fine", "absent")
+    (tmp_path / "constraints.txt").write_text("# pins\ntorch==1.0\nabsent==2.0\nbabel==0.9; sys_platform == 'amiga'\n")
+    monkeypatch.setattr(doctor, "PINS", tmp_path)
+    (found,) = doctor.check_pins()
+    assert found.outcome == "absent"
+    assert found.says == f"1 of 1 packages differ: torch {machine.installed('torch')} (pinned 1.0)"
+
+
+def test_a_system_that_torch_has_no_build_for_is_said_before_anything_is_installed(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda name: None)
+    monkeypatch.setattr(doctor, "unsupported", lambda wheels: "no build for an abacus")
+    found = topics(doctor.check_python())["platform"]
+    assert (found.outcome, found.fatal, found.advice) == ("wrong", True, "no build for an abacus")
+
+
+def test_a_home_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch):
+    assert topics(doctor.check_home())["home"].outcome == "fine"
+    monkeypatch.setattr(doctor, "home_that_can_be_written", lambda: tmp_path)
+    assert f"go to {tmp_path}" in topics(doctor.check_home())["home"].says
+
+
 def test_a_package_that_breaks_on_import_says_how(tmp_path, monkeypatch):
     (tmp_path / "broken_wheel.py").write_text("raise OSError('libmissing.so: cannot open')")
     monkeypatch.syspath_prepend(tmp_path)

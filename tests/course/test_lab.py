@@ -1,5 +1,6 @@
 """Opening JupyterLab: as root, without a screen, with a port taken, and for real."""
 
+import contextlib
 import os
 import re
 import signal
@@ -9,10 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
-from course import lab
+from course import cli, lab, machine
 from course.sources import REPOSITORY, sources
 
 LESSON = REPOSITORY / "notebooks" / "00_roofline.ipynb"
@@ -68,6 +70,13 @@ def _answer(url: str) -> str:
     raise AssertionError(f"no answer from {url}")
 
 
+def test_our_configuration_stands_before_that_of_a_hub(monkeypatch):
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "/etc/hub")
+    ours, theirs = lab.variables()["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+    assert (REPOSITORY / "course" / "jupyter").samefile(ours)
+    assert theirs == "/etc/hub"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="ends the server by a POSIX signal")
 def test_the_command_really_serves_the_first_lesson(tmp_path):
     environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path)}
@@ -83,5 +92,30 @@ def test_the_command_really_serves_the_first_lesson(tmp_path):
             port = re.search(r":(\d+)/", address)[1]
             url = f"http://127.0.0.1:{port}/api/contents/notebooks/{first}.ipynb?content=0&token={token}"
             assert f"{first}.ipynb" in _answer(url)
+            page = _answer(f"http://127.0.0.1:{port}/lab?token={token}")
+            assert '"@jupyterlab/apputils-extension:announcements"' in page  # among the disabled: no news pop-up
+            server.send_signal(signal.SIGTERM)  # to the command alone, as a service manager does
+            assert server.wait(timeout=60) == 0
+            with pytest.raises(urllib.error.URLError):
+                urllib.request.urlopen(url, timeout=5)
         finally:
-            os.killpg(server.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks for the rights of a folder")
+def test_a_home_that_cannot_be_written_is_replaced_and_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "a file" / "home"))
+    (tmp_path / "a file").write_text("")
+    cli.use_a_writable_home()
+    assert os.environ["HOME"] == str(tmp_path / "build" / "home")
+    assert "cannot be written; settings and caches go to" in capsys.readouterr().err
+    cli.use_a_writable_home()
+    assert capsys.readouterr().err == ""
+    (tmp_path / "build" / "home").rmdir()
+    (tmp_path / "build").rmdir()
+    (tmp_path / "build").write_text("")  # no folder for the course either: one that lasts as long as the command
+    monkeypatch.setenv("HOME", str(tmp_path / "a file" / "home"))
+    cli.use_a_writable_home()
+    assert machine.writable(Path(os.environ["HOME"]))
