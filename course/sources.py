@@ -11,18 +11,24 @@ from functools import cache
 from pathlib import Path
 
 import jupytext
+import nbformat
+
+from course.files import read_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LESSONS = REPOSITORY / "course" / "lessons"
+FORMAT = "py:percent"
+KINDS = ("code", "markdown", "raw")
 
 REGION = re.compile(r"^(?P<indent>[ \t]*)# BEGIN SOLUTION\n(?P<body>.*?)^[ \t]*# END SOLUTION[ \t]*$\n?", re.S | re.M)
 _MARK = re.compile(r"^[ \t]*# (BEGIN|END) SOLUTION[ \t]*$\n?", re.M)
+_LINE_END = re.compile(r"[\v\f\x1c-\x1e\x85\u2028\u2029]")  # to str.splitlines, and so to jupytext
 _STUB_LINE = {True: 'raise NotImplementedError("your turn")', False: "# your answer above, in place of ..."}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a source: ``kind`` is "code" or "markdown"; ``text`` still has its solution regions."""
+    """One cell of a source: ``kind`` is one of KINDS; ``text`` still has its solution regions."""
 
     kind: str
     text: str
@@ -35,11 +41,11 @@ class Cell:
     @property
     def given(self) -> str:
         """As a learner opens it: regions replaced by stubs."""
-        return REGION.sub(stub, self.text).rstrip()
+        return REGION.sub(stub, self.text + "\n")[:-1]
 
     @property
     def solved(self) -> str:
-        return _MARK.sub("", self.text).rstrip()
+        return _MARK.sub("", self.text + "\n")[:-1]
 
     @property
     def solution(self) -> str:
@@ -67,9 +73,33 @@ def source(lesson: str) -> Path:
 
 
 def cells(path: Path) -> list[Cell]:
-    """The cells of a source file, in order."""
-    notebook = jupytext.read(path, fmt="py:percent")
+    """The cells of a source file, in order. Raises ValueError for a file that is no text."""
+    text = read_text(path)
+    for number, line in enumerate(text.split("\n"), start=1):
+        if found := _LINE_END.search(line):
+            raise ValueError(f"{path.name}, line {number}: U+{ord(found[0]):04X} would end the line: write its escape")
+    return cells_of(jupytext.reads(text, FORMAT))
+
+
+def cells_of(notebook) -> list[Cell]:
+    """The cells of a notebook that jupytext or ``read_notebook`` has read."""
     return [Cell(c.cell_type, c.source, tuple(c.metadata.get("tags", ()))) for c in notebook.cells]
+
+
+def read_notebook(path: Path):
+    """A notebook as nbformat's node, ids and all left as they stand. Raises ValueError, OSError that name the file.
+
+    nbformat's own ``read`` would make new ids for missing ones and repair doubled ones, with a warning each.
+    """
+    text = read_text(path)
+    try:
+        found = nbformat.v4.reads(text)
+        whole = all(c.cell_type in KINDS and isinstance(c.source, str) and c.metadata is not None for c in found.cells)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        whole = False
+    if not whole or found.get("nbformat") != 4:
+        raise ValueError(f"{path} is not a notebook of format 4, or is not whole: open and save it in JupyterLab")
+    return found
 
 
 @cache

@@ -84,8 +84,8 @@ def test_an_unknown_lesson_is_one_line(capsys):
 
 
 def test_checking_and_building_read_each_source_once(monkeypatch):
-    read, jupytext_read = [], sources.jupytext.read
-    monkeypatch.setattr(sources.jupytext, "read", lambda path, **fmt: read.append(path) or jupytext_read(path, **fmt))
+    read, read_text = [], sources.read_text
+    monkeypatch.setattr(sources, "read_text", lambda path: read.append(path) or read_text(path))
     for work in (lambda: check.main([]), build.targets):
         read.clear()
         work()
