@@ -20,7 +20,7 @@ from pathlib import Path
 import nbformat
 
 from course.files import read_text, write_texts
-from course.sources import REPOSITORY, Cell, cells, read_notebook, sources
+from course.sources import NEW_CELL, REPOSITORY, Cell, cells, read_notebook, sources
 from course.syllabus import fill_readme, fill_requirements
 
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -39,16 +39,11 @@ _METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
-_NEW_CELL = {
-    "code": nbformat.v4.new_code_cell,
-    "markdown": nbformat.v4.new_markdown_cell,
-    "raw": nbformat.v4.new_raw_cell,
-}
 
 
 def notebook(source: Path, solved: bool) -> str:
     """The notebook of a source as text. Raises ValueError, naming file and cell, for a source against the rules."""
-    return _notebook(source, checked_cells(source), solved)
+    return _notebook(checked_cells(source), solved)
 
 
 def checked_cells(source: Path) -> list[Cell]:
@@ -58,14 +53,11 @@ def checked_cells(source: Path) -> list[Cell]:
     return found
 
 
-def _notebook(source: Path, found: list[Cell], solved: bool) -> str:
-    try:
-        made = nbformat.v4.new_notebook(metadata=_METADATA, cells=_notebook_cells(found, solved))
-        made.metadata["course"] = {"cells": cells_hash(cell.source for cell in made.cells)}
-        made.nbformat_minor = 5
-        nbformat.validate(made)
-    except nbformat.ValidationError as error:
-        raise ValueError(f"{source.name}: no notebook can be made of it: {str(error).splitlines()[0]}") from None
+def _notebook(found: list[Cell], solved: bool) -> str:
+    made = nbformat.v4.new_notebook(metadata=_METADATA, cells=_notebook_cells(found, solved))
+    made.metadata["course"] = {"cells": cells_hash(cell.source for cell in made.cells)}
+    made.nbformat_minor = 5
+    nbformat.validate(made)
     return nbformat.writes(made) + "\n"
 
 
@@ -79,7 +71,7 @@ def _notebook_cells(found: list[Cell], solved: bool) -> list:
     for cell, name in zip(found, cell_ids(found), strict=True):
         text = cell.solved if solved else cell.given
         metadata = {"tags": list(cell.tags)} if cell.tags else {}
-        made.append(_NEW_CELL[cell.kind](text, id=name, metadata=metadata))
+        made.append(NEW_CELL[cell.kind](text, id=name, metadata=metadata))
     return made
 
 
@@ -147,8 +139,8 @@ def targets() -> dict[Path, str]:
     made = {}
     for path in sources().values():
         found = checked_cells(path)
-        made[NOTEBOOKS / f"{path.stem}.ipynb"] = _notebook(path, found, solved=False)
-        made[SOLVED / f"{path.stem}.ipynb"] = _notebook(path, found, solved=True)
+        made[NOTEBOOKS / f"{path.stem}.ipynb"] = _notebook(found, solved=False)
+        made[SOLVED / f"{path.stem}.ipynb"] = _notebook(found, solved=True)
     made[REPOSITORY / "README.md"] = fill_readme(read_text(REPOSITORY / "README.md"))
     made[REPOSITORY / "binder" / "requirements.txt"] = fill_requirements()
     return made
@@ -158,9 +150,15 @@ def worked_in(path: Path) -> bool:
     """Whether somebody has changed cells of this notebook since it was built; True too for one that cannot be read."""
     try:
         found = read_notebook(path)
-        return found.metadata["course"]["cells"] != cells_hash(cell.source for cell in found.cells)
-    except (ValueError, TypeError, AttributeError, KeyError, OSError):
+    except (ValueError, OSError):
         return True
+    return built_from(found) != cells_hash(cell.source for cell in found.cells)
+
+
+def built_from(found) -> str | None:
+    """The hash of the cells as a notebook was built; None for a notebook that does not say."""
+    course = found.metadata.get("course")
+    return course.get("cells") if isinstance(course, dict) else None
 
 
 def keep(path: Path) -> None:

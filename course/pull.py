@@ -15,13 +15,14 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from course.build import NOTEBOOKS, cell_ids, cells_hash, keep, telling_id
+from course.build import NOTEBOOKS, built_from, cell_ids, cells_hash, keep, telling_id
 from course.files import read_text, write_texts
-from course.sources import FORMAT, REGION, Cell, cells, cells_of, read_notebook, source, stub
+from course.sources import FORMAT, NEW_CELL, REGION, Cell, cells, cells_of, read_notebook, read_source, source, stub
 
+_HEAD = r"(?m)^[ \t]*#[ \t]*(%%|<codecell>|In\[)"
 _WHY = {
     r"[\r\v\f\x1c-\x1e\x85\u2028\u2029]": "it holds a character that ends a line in a source: write its escape",
-    r"(?m)^[ \t]*#[ \t]*(%%|<codecell>|In\[)": "a line that begins with '# %%' is the start of a cell in a source",
+    _HEAD: "a line that begins with '# %%' is the start of a cell in a source",
     r"(?m)^[ \t]*# (BEGIN|END) SOLUTION": "a solution is written in the source",
     r"\n\Z": "it ends in an empty line, which a source does not hold: take that out",
     r"\A%%": "a source would read '%%' as the magic of a code cell",
@@ -35,8 +36,8 @@ def pulled(lesson: str) -> str:
     solution belongs in the source), and for what a source cannot hold; OSError for a file that cannot be read.
     """
     path = source(lesson)
-    before, edited = cells(path), read_notebook(_notebook_of(path))
-    made = jupytext.reads(read_text(path), FORMAT)
+    made, edited = read_source(path), read_notebook(_notebook_of(path))
+    before = cells_of(made)
     known = {name: pair for name, *pair in zip(cell_ids(before), before, made.cells, strict=True)}
     names = [_matching(cell, known) for cell in edited.cells]
     for name, (cell, _) in known.items():
@@ -61,16 +62,19 @@ def _matching(edited, known: dict) -> str | None:
 def _cell(edited, before: Cell | None, made):
     """The source's cell for a notebook's: ``made`` itself where it is as ``before``, which it was built from."""
     tags = tuple(edited.metadata.get("tags", ()))
-    if before is not None and (edited.source, edited.cell_type, tags) == (before.given, before.kind, before.tags):
-        return copy.deepcopy(made)
     if edited.get("attachments"):
         pictures = ", ".join(edited.attachments)
         raise ValueError(f"cell {_first(edited.source)} has a pasted picture ({pictures}): a source holds text only")
+    if before is not None and (edited.source, edited.cell_type, tags) == (before.given, before.kind, before.tags):
+        return copy.deepcopy(made)
     text = edited.source if before is None else _with_solutions(edited.source, before)
     metadata = {"tags": list(tags)} if tags else {}
     if before is not None and not text.endswith("\n"):
         metadata |= {key: value for key, value in made.metadata.items() if key != "tags"}  # the empty lines below it
-    return nbformat.from_dict({"cell_type": edited.cell_type, "source": text, "metadata": metadata})
+    try:
+        return NEW_CELL[edited.cell_type](text, metadata=metadata)
+    except nbformat.ValidationError as error:
+        raise ValueError(f"cell {_first(edited.source)} has a tag that no notebook may have: {error.message}") from None
 
 
 def _with_solutions(text: str, before: Cell) -> str:
@@ -88,17 +92,19 @@ def _with_solutions(text: str, before: Cell) -> str:
 
 def _check_comes_back(text: str, edited) -> None:
     """Raise ValueError with every cell that a build would not give again, and why."""
-    after = cells_of(jupytext.reads(text.encode("utf-8", "replace").decode(), FORMAT))
-    pairs = zip_longest([(c.kind, c.given, c.tags) for c in after], [_as_edited(cell) for cell in edited.cells])
-    lost = [number for number, (got, wanted) in enumerate(pairs) if got != wanted]
-    if len(after) != len(edited.cells):
-        del lost[1:]  # behind a cell that was split or joined, every cell is another
-    if lost:
+    if lost := _lost(text, edited):
         raise ValueError("; ".join(_complaint(number, edited.cells) for number in lost))
 
 
-def _as_edited(cell) -> tuple[str, str, tuple[str, ...]]:
-    return cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ()))
+def _lost(text: str, edited) -> list[int]:
+    try:
+        after = cells_of(jupytext.reads(text.encode("utf-8", "replace").decode(), FORMAT))
+    except nbformat.ValidationError:  # a line of a cell was read as the head of another, with tags that none may have
+        return [number for number, cell in enumerate(edited.cells) if re.search(_HEAD, cell.source)][:1]
+    wanted = [(cell.kind, cell.text, cell.tags) for cell in cells_of(edited)]
+    pairs = zip_longest([(cell.kind, cell.given, cell.tags) for cell in after], wanted)
+    lost = [number for number, (got, want) in enumerate(pairs) if got != want]
+    return lost if len(after) == len(wanted) else lost[:1]  # behind a cell that was split, every cell is another
 
 
 def _complaint(number: int, found: list) -> str:
@@ -118,8 +124,7 @@ def pull(lesson: str) -> bool:
     path, text = source(lesson), pulled(lesson)
     if read_text(path) == text:
         return False
-    mark = read_notebook(_notebook_of(path)).metadata.get("course", {}).get("cells")
-    if mark != cells_hash(cell.given for cell in cells(path)):
+    if built_from(read_notebook(_notebook_of(path))) != cells_hash(cell.given for cell in cells(path)):
         keep(path)  # edited since this notebook was built from it
     write_texts({path: text})
     return True

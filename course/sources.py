@@ -18,7 +18,11 @@ from course.files import read_text
 REPOSITORY = Path(__file__).resolve().parent.parent
 LESSONS = REPOSITORY / "course" / "lessons"
 FORMAT = "py:percent"
-KINDS = ("code", "markdown", "raw")
+NEW_CELL = {
+    "code": nbformat.v4.new_code_cell,
+    "markdown": nbformat.v4.new_markdown_cell,
+    "raw": nbformat.v4.new_raw_cell,
+}
 
 REGION = re.compile(r"^(?P<indent>[ \t]*)# BEGIN SOLUTION\n(?P<body>.*?)^[ \t]*# END SOLUTION[ \t]*$\n?", re.S | re.M)
 _MARK = re.compile(r"^[ \t]*# (BEGIN|END) SOLUTION[ \t]*$\n?", re.M)
@@ -28,7 +32,7 @@ _STUB_LINE = {True: 'raise NotImplementedError("your turn")', False: "# your ans
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a source: ``kind`` is one of KINDS; ``text`` still has its solution regions."""
+    """One cell of a source: ``kind`` is "code", "markdown" or "raw"; ``text`` still has its solution regions."""
 
     kind: str
     text: str
@@ -73,12 +77,20 @@ def source(lesson: str) -> Path:
 
 
 def cells(path: Path) -> list[Cell]:
-    """The cells of a source file, in order. Raises ValueError for a file that is no text."""
+    """The cells of a source file, in order. Raises as ``read_source``."""
+    return cells_of(read_source(path))
+
+
+def read_source(path: Path):
+    """A source as jupytext's notebook. Raises ValueError, one line, for a file that no notebook can be made of."""
     text = read_text(path)
     for number, line in enumerate(text.split("\n"), start=1):
         if found := _LINE_END.search(line):
             raise ValueError(f"{path.name}, line {number}: U+{ord(found[0]):04X} would end the line: write its escape")
-    return cells_of(jupytext.reads(text, FORMAT))
+    try:
+        return jupytext.reads(text, FORMAT)
+    except nbformat.ValidationError as error:
+        raise ValueError(f"{path.name}: no notebook can be made of it: {error.message}") from None
 
 
 def cells_of(notebook) -> list[Cell]:
@@ -94,12 +106,24 @@ def read_notebook(path: Path):
     text = read_text(path)
     try:
         found = nbformat.v4.reads(text)
-        whole = all(c.cell_type in KINDS and isinstance(c.source, str) and c.metadata is not None for c in found.cells)
+        whole = (
+            found.nbformat == 4 and isinstance(found.metadata, dict) and all(_is_whole(cell) for cell in found.cells)
+        )
     except (ValueError, TypeError, AttributeError, KeyError):
         whole = False
-    if not whole or found.get("nbformat") != 4:
+    if not whole:
         raise ValueError(f"{path} is not a notebook of format 4, or is not whole: open and save it in JupyterLab")
     return found
+
+
+def _is_whole(cell) -> bool:
+    tags = cell.metadata.get("tags", [])
+    return (
+        cell.cell_type in NEW_CELL
+        and isinstance(cell.source, str)
+        and isinstance(tags, list)
+        and all(isinstance(tag, str) for tag in tags)
+    )
 
 
 @cache

@@ -61,19 +61,38 @@ def test_outputs_and_counts_are_never_built(house):
         ('tags=["exercise:number"]', 'tags=["exercise:double"]', "every exercise has one id and a check"),
         ("check.number(number)", "import plotly.graph_objects as go; go.FigureWidget()", "5 MB"),
         ("check.number(number)", "check.number(number", "not valid Python, line 1"),
+        ("check.number(number)", "%time check.number(number)", "not valid Python, line 1"),
+        ("check.number(number)", "check.number('\0')", "not valid Python"),
+        ("check.number(number)", "check.number('\u2028')", "line 25: U+2028 would end the line"),
+        ("# # A small lesson", "# # A small\x0clesson", "line 2: U+000C would end the line"),
+        ('tags=["parameters"]', 'tags=["parameters", "a,b"]', "no notebook can be made of it"),
     ],
 )
 def test_a_source_against_the_rules_is_refused_by_name(house, old, new, said):
     assert old in SOURCE
     path = house / "course/lessons/07_small.py"
-    path.write_text(SOURCE.replace(old, new))
+    path.write_text(SOURCE.replace(old, new), encoding="utf-8")
     with pytest.raises(ValueError, match=r"07_small\.py") as refusal:
         build.notebook(path, solved=False)
     assert said in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_empty_lines_and_spaces_of_a_source_reach_the_notebook(house):
+    path = house / "course/lessons/07_small.py"
+    path.write_text(
+        SOURCE.replace("# # A small lesson", "# # A small lesson  \n# in two lines\n#\n#"), encoding="utf-8"
+    )
+    assert _made(house).cells[0].source == "# A small lesson  \nin two lines\n\n"
+
+
+def test_a_raw_cell_stays_raw(house):
+    path = house / "course/lessons/07_small.py"
+    path.write_text("# %% [raw]\n# <b>raw</b>\n\n" + SOURCE, encoding="utf-8")
+    assert (_made(house).cells[0].cell_type, _made(house).cells[0].source) == ("raw", "<b>raw</b>")
 
 
 def test_a_build_keeps_a_copy_of_what_a_learner_wrote(house, monkeypatch, capsys):
-    monkeypatch.setattr(build, "KEPT", house / "build" / "kept")
     monkeypatch.setattr(build, "targets", lambda: {house / "notebooks/07_small.ipynb": "new"})
     path = write(house)
     notebook = nbformat.read(path, as_version=4)
@@ -84,10 +103,31 @@ def test_a_build_keeps_a_copy_of_what_a_learner_wrote(house, monkeypatch, capsys
     assert "return x + x" in kept.read_text()
     assert "07_small.ipynb was edited; your copy is build/kept/07_small." in capsys.readouterr().out
     assert path.read_text() == "new"
+    path.write_text("{ not a notebook any more", encoding="utf-8")
+    build.build()
+    assert len(list((house / "build" / "kept").iterdir())) == 2, "a copy made at once does not replace the first"
+
+
+def test_nothing_is_built_where_a_source_cannot_be_read(house):
+    path = write(house)
+    path.write_text("edited", encoding="utf-8")
+    (house / "course/lessons/07_small.py").write_bytes(SOURCE.encode() + b"# \xe9\n")
+    with pytest.raises(ValueError, match=r"07_small\.py is not UTF-8 text: byte 0xe9"):
+        build.build()
+    assert path.read_text(encoding="utf-8") == "edited"
+
+
+def test_a_notebook_in_another_encoding_is_kept_and_built_anew(house, monkeypatch):
+    monkeypatch.setattr(build, "targets", lambda: {house / "notebooks/07_small.ipynb": "new"})
+    path = write(house)
+    path.write_bytes(b"caf\xe9")
+    build.build()
+    (kept,) = (house / "build" / "kept").iterdir()
+    assert kept.read_bytes() == b"caf\xe9"
+    assert path.read_text(encoding="utf-8") == "new"
 
 
 def test_a_notebook_whose_lesson_is_gone_is_removed_and_what_a_learner_wrote_in_it_is_kept(house, monkeypatch):
-    monkeypatch.setattr(build, "KEPT", house / "build" / "kept")
     monkeypatch.setattr(build, "targets", dict)
     path = write(house)
     path.write_text(path.read_text().replace("A small lesson", "My own title"))
@@ -99,7 +139,6 @@ def test_a_notebook_whose_lesson_is_gone_is_removed_and_what_a_learner_wrote_in_
 
 
 def test_a_notebook_that_only_was_run_is_not_kept(house, monkeypatch):
-    monkeypatch.setattr(build, "KEPT", house / "build" / "kept")
     monkeypatch.setattr(build, "targets", lambda: {house / "notebooks/07_small.ipynb": "new"})
     path = write(house)
     notebook = nbformat.read(path, as_version=4)

@@ -103,6 +103,7 @@ def test_a_cell_comes_back_as_it_was_written(house, lesson, kind, text):
 REFUSED = [
     ("code", "x = 1\n# %% a comment", "the start of a cell"),
     ("code", "x = 1\n#%%", "the start of a cell"),
+    ("code", 'x = 1\n# %% tags=["a,b"]', "the start of a cell"),
     ("code", "# In[1]:\nx = 1", "the start of a cell"),
     ("code", "x = 1\n", "it ends in an empty line"),
     ("code", "x = '\u2028'", "a character that ends a line"),
@@ -199,6 +200,13 @@ def test_tags_come_back_and_make_an_id_that_a_notebook_may_have(house, lesson):
     nbformat.validate(nbformat.reads(build.notebook(lesson, solved=False), as_version=4))
 
 
+def test_a_tag_that_no_notebook_may_have_is_refused_by_cell(house, lesson, capsys):
+    edit(house, lambda cells: cells[0].metadata.update(tags=["twice", "twice"]))
+    assert pull.main(["07"]) == 1
+    assert "cell '# A small lesson' has a tag that no notebook may have" in capsys.readouterr().err
+    assert lesson.read_text(encoding="utf-8") == SOURCE
+
+
 def test_a_source_edited_since_its_notebook_was_built_is_kept_before_it_is_overwritten(house, lesson, capsys):
     edit(house, lambda cells: cells.insert(1, new_markdown_cell("From the notebook.")))
     lesson.write_text(SOURCE.replace("A small lesson", "A title in the editor"), encoding="utf-8")
@@ -206,6 +214,18 @@ def test_a_source_edited_since_its_notebook_was_built_is_kept_before_it_is_overw
     (kept,) = (house / "build" / "kept").iterdir()
     assert "A title in the editor" in kept.read_text(encoding="utf-8")
     assert f"your copy is build/kept/{kept.name}" in capsys.readouterr().out
+
+
+def test_a_notebook_that_does_not_say_what_it_was_built_from_is_pulled_and_the_source_kept(house, lesson):
+    path = write(house)
+    for course in ({}, "nothing"):
+        notebook = nbformat.v4.reads(path.read_text(encoding="utf-8"))
+        notebook.metadata.course = course
+        notebook.cells[0].source += "\n\nMore."
+        path.write_text(nbformat.v4.writes(notebook), encoding="utf-8")
+        assert pull.main(["07"]) == 0
+        assert built(lesson)[0] == ("markdown", notebook.cells[0].source)
+    assert len(list((house / "build" / "kept").iterdir())) == 2
 
 
 def test_a_source_that_was_only_pulled_into_is_not_kept(house):
@@ -223,7 +243,9 @@ def test_a_source_that_was_only_pulled_into_is_not_kept(house):
         b"null",
         b'{"cells": 3}',
         b'{"nbformat": 3, "worksheets": []}',
-        b'{"cells": [{}], "nbformat": 4}',
+        b'{"cells": [{}], "nbformat": 4, "metadata": {}}',
+        b'{"cells": [], "nbformat": 4}',
+        b'{"cells": [{"cell_type": "raw", "source": "", "metadata": {"tags": 3}}], "nbformat": 4, "metadata": {}}',
     ],
 )
 def test_what_is_no_notebook_is_named_in_one_line(house, lesson, capsys, content):
