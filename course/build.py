@@ -10,23 +10,34 @@ what differs.
 import argparse
 import ast
 import hashlib
+import re
 import shutil
 import sys
-import time
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
 
-from course.sources import REPOSITORY, Cell, cells, sources
+from course.files import read_text, write_texts
+from course.sources import NEW_CELL, REPOSITORY, Cell, cells, read_notebook, sources
 from course.syllabus import fill_readme, fill_requirements
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 SOLVED = REPOSITORY / "build" / "solved"
 KEPT = REPOSITORY / "build" / "kept"
 
+# What JupyterLab writes when it saves, but for language_info.version, which is another on every machine.
 _METADATA = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+    },
 }
 
 
@@ -44,24 +55,23 @@ def checked_cells(source: Path) -> list[Cell]:
 
 def _notebook(found: list[Cell], solved: bool) -> str:
     made = nbformat.v4.new_notebook(metadata=_METADATA, cells=_notebook_cells(found, solved))
-    made.metadata["course"] = {"cells": _cells_hash(made)}
+    made.metadata["course"] = {"cells": cells_hash(cell.source for cell in made.cells)}
     made.nbformat_minor = 5
     nbformat.validate(made)
     return nbformat.writes(made) + "\n"
 
 
-def _cells_hash(made) -> str:
+def cells_hash(texts: Iterable[str]) -> str:
     """Of the text of all cells: tells a notebook as built from one that somebody has worked in."""
-    return hashlib.sha256("\0".join(cell.source for cell in made.cells).encode()).hexdigest()
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _notebook_cells(found: list[Cell], solved: bool) -> list:
     made = []
     for cell, name in zip(found, cell_ids(found), strict=True):
         text = cell.solved if solved else cell.given
-        new = nbformat.v4.new_code_cell if cell.kind == "code" else nbformat.v4.new_markdown_cell
         metadata = {"tags": list(cell.tags)} if cell.tags else {}
-        made.append(new(text, id=name, metadata=metadata))
+        made.append(NEW_CELL[cell.kind](text, id=name, metadata=metadata))
     return made
 
 
@@ -72,11 +82,16 @@ def cell_ids(found: list[Cell]) -> list[str]:
     """
     names, seen = [], {}
     for cell in found:
-        told = next((t.replace(":", "-").replace(".", "-") for t in cell.tags if not t.startswith("points")), None)
-        name = told or hashlib.sha256(f"{cell.kind}\n{cell.text}".encode()).hexdigest()[:12]
+        name = telling_id(cell.tags) or hashlib.sha256(f"{cell.kind}\n{cell.text}".encode()).hexdigest()[:12]
         seen[name] = seen.get(name, 0) + 1
         names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return names
+
+
+def telling_id(tags: Iterable[str]) -> str | None:
+    """The id of a cell with these tags, in the characters and the length that nbformat allows; None without any."""
+    told = next((tag for tag in tags if not tag.startswith("points")), "")
+    return re.sub(r"[^A-Za-z0-9_-]", "-", told)[:60] or None
 
 
 def check_source(source: Path, found: list[Cell]) -> None:
@@ -113,6 +128,8 @@ def _check_code(cell: Cell, where: str) -> None:
             ast.parse(text)
         except SyntaxError as error:
             raise ValueError(f"{where}: not valid Python, line {error.lineno}: {error.msg}") from None
+        except ValueError as error:  # a null byte, in Python 3.11
+            raise ValueError(f"{where}: not valid Python: {error}") from None
     if "FigureWidget" in cell.text:
         raise ValueError(f"{where}: a FigureWidget puts 5 MB into the notebook: use helpers.widgets.explore")
 
@@ -124,7 +141,7 @@ def targets() -> dict[Path, str]:
         found = checked_cells(path)
         made[NOTEBOOKS / f"{path.stem}.ipynb"] = _notebook(found, solved=False)
         made[SOLVED / f"{path.stem}.ipynb"] = _notebook(found, solved=True)
-    made[REPOSITORY / "README.md"] = fill_readme((REPOSITORY / "README.md").read_text(encoding="utf-8"))
+    made[REPOSITORY / "README.md"] = fill_readme(read_text(REPOSITORY / "README.md"))
     made[REPOSITORY / "binder" / "requirements.txt"] = fill_requirements()
     return made
 
@@ -132,15 +149,21 @@ def targets() -> dict[Path, str]:
 def worked_in(path: Path) -> bool:
     """Whether somebody has changed cells of this notebook since it was built; True too for one that cannot be read."""
     try:
-        found = nbformat.read(path, as_version=4)
-        return found.metadata["course"]["cells"] != _cells_hash(found)
-    except Exception:
+        found = read_notebook(path)
+    except (ValueError, OSError):
         return True
+    return built_from(found) != cells_hash(cell.source for cell in found.cells)
+
+
+def built_from(found) -> str | None:
+    """The hash of the cells as a notebook was built; None for a notebook that does not say."""
+    course = found.metadata.get("course")
+    return course.get("cells") if isinstance(course, dict) else None
 
 
 def keep(path: Path) -> None:
-    """Copy a notebook that somebody has worked in to build/kept/ before it is overwritten."""
-    copy = KEPT / f"{path.stem}.{time.strftime('%Y%m%d-%H%M%S')}.ipynb"
+    """Copy a file that somebody has worked in to build/kept/ before it is overwritten; no copy replaces another."""
+    copy = KEPT / f"{path.stem}.{datetime.now():%Y%m%d-%H%M%S-%f}{path.suffix}"
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(path, copy)
     print(f"{path.name} was edited; your copy is {copy.relative_to(KEPT.parent.parent)}")
@@ -149,23 +172,22 @@ def keep(path: Path) -> None:
 def build() -> list[Path]:
     """Write every target that differs from its text, and remove notebooks without a source. Returns what changed.
 
-    Nothing a learner wrote is lost: a notebook with edited cells is copied to build/kept/ first.
+    Nothing a learner wrote is lost: a notebook with edited cells is copied to build/kept/ first. Raises ValueError,
+    OSError, with nothing written.
     """
     changed = {path: text for path, text in targets().items() if _differs(path, text)}
     gone = orphans()
     for path in [*changed, *gone]:
         if path.parent == NOTEBOOKS and path.exists() and worked_in(path):
             keep(path)
-    for path, text in changed.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+    write_texts(changed)
     for path in gone:
         path.unlink()
     return [*changed, *gone]
 
 
 def _differs(path: Path, text: str) -> bool:
-    return not path.exists() or path.read_text(encoding="utf-8") != text
+    return not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text
 
 
 def orphans() -> list[Path]:

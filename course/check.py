@@ -96,10 +96,16 @@ def parameters_as_agreed(found: list[Cell]) -> Iterator[str]:
 
 
 def short_setup(found: list[Cell]) -> Iterator[str]:
-    position = next(i for i, cell in enumerate(found) if "parameters" in cell.tags)
-    setup = next(cell for cell in found[position + 1 :] if cell.kind == "code")
-    if code_lines(setup) > _SETUP_LINES:
-        yield f"the set-up cell has {code_lines(setup)} lines: {_SETUP_LINES} at most"
+    if code_lines(_setup(found)) > _SETUP_LINES:
+        yield f"the set-up cell has {code_lines(_setup(found))} lines: {_SETUP_LINES} at most"
+
+
+def parameters_checked_first(found: list[Cell]) -> Iterator[str]:
+    """A value that nobody knows is refused before anything is done with it."""
+    call = f"begin({', '.join(PARAMETERS)})"
+    users = (line for line in ast.parse(_setup(found).solved).body if _names(line) & set(PARAMETERS))
+    if (first := next(users, None)) is None or call not in ast.unparse(first):
+        yield f"the set-up cell does nothing with a parameter before {call}, which refuses unknown values"
 
 
 def imports_known(found: list[Cell]) -> Iterator[str]:
@@ -137,6 +143,7 @@ RULES = [
     headings_in_order,
     parameters_as_agreed,
     short_setup,
+    parameters_checked_first,
     imports_known,
     five_exercises,
     predicts_and_reveals,
@@ -185,6 +192,16 @@ def _title(lesson: str, found: list[Cell]) -> Iterator[str]:
 
 def _prose(cell: Cell) -> str:
     return _FENCE.sub("", cell.text) if cell.kind == "markdown" else ""
+
+
+def _setup(found: list[Cell]) -> Cell:
+    """The first code cell after the parameters: papermill puts its own between the two."""
+    position = next(i for i, cell in enumerate(found) if "parameters" in cell.tags)
+    return next(cell for cell in found[position + 1 :] if cell.kind == "code")
+
+
+def _names(line: ast.stmt) -> set[str]:
+    return {node.id for node in ast.walk(line) if isinstance(node, ast.Name)}
 
 
 def _imports(text: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 
+from course.files import read_text
 from course.pip_install import CPU_WHEELS
 from course.sources import REPOSITORY, sources
 
@@ -39,7 +40,10 @@ class Lesson:
 @cache
 def syllabus() -> tuple[Lesson, ...]:
     """Every lesson of the course, in order. Raises ValueError that names the row and its missing field."""
-    rows = tomllib.loads(_FILE.read_text(encoding="utf-8"))["lesson"]
+    try:
+        rows = tomllib.loads(read_text(_FILE)).get("lesson", ())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{_FILE.name}: {error}") from None
     return tuple(_lesson(row) for row in rows)
 
 

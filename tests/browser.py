@@ -150,6 +150,13 @@ def _is_outside(url: str) -> bool:
     return "127.0.0.1" not in url and not url.startswith(("data:", "blob:"))
 
 
+def saved(page) -> dict:
+    """The open notebook as a save writes it, with the text of each cell as the list of lines that a file has."""
+    path = page.evaluate("""async () => { await window.jupyterapp.commands.execute('docmanager:save');
+        return window.jupyterapp.shell.currentWidget.context.path }""")
+    return page.evaluate("""async path => (await (await fetch('/files/' + path + '?' + Date.now())).json())""", path)
+
+
 def run_all(page) -> None:
     """Run every cell; returns when the last has run."""
     page.evaluate("async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells') }")

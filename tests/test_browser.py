@@ -3,13 +3,13 @@
 Screenshots of every lesson, light and dark, go to build/screenshots/ for people to look at.
 """
 
-import re
+import json
 from pathlib import Path
 
 import browser as lab
 import pytest
 
-from course.build import targets
+from course.build import notebook, targets
 from course.sources import REPOSITORY, sources
 
 pytestmark = [
@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # playwright's own sockets at the end of a test
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+SMOKE = (r"scale = \"laptop\"", r"scale = \"smoke\"")
 SCREENSHOTS = REPOSITORY / "build" / "screenshots"
 
 
@@ -26,9 +27,7 @@ def opened(tmp_path_factory):
     root = tmp_path_factory.mktemp("lessons")
     for path, text in targets().items():
         if path.suffix == ".ipynb" and path.parent.name == "notebooks":
-            (root / path.name).write_text(
-                re.sub(r'scale = \\"laptop\\"', r'scale = \\"smoke\\"', text), encoding="utf-8"
-            )
+            (root / path.name).write_text(text.replace(*SMOKE), encoding="utf-8")
     with lab.laboratory(root, tmp_path_factory.mktemp("home")) as address, lab.browser() as context:
         yield address, context
 
@@ -85,3 +84,12 @@ def _arrow(handle) -> str:
 
 def test_the_screenshot_folder_is_not_committed():
     assert "build/" in Path(REPOSITORY, ".gitignore").read_text().split()
+
+
+def test_saving_a_lesson_that_was_only_opened_changes_no_more_than_the_version_of_python(page_of):
+    first = min(sources())
+    page = page_of(first)
+    saved = lab.saved(page)
+    made = json.loads(notebook(sources()[first], solved=False).replace(*SMOKE))
+    assert saved["metadata"]["language_info"].pop("version")
+    assert saved == made

@@ -18,18 +18,18 @@ device = "auto"
 seed = 0
 
 # %%
-import time
-
 import torch
 
+from course.begin import begin
 from course.checks import lesson_00 as check
 from helpers import measure
-from helpers.device import describe, pick, synchronize
+from helpers.device import describe, synchronize
 from helpers.facts import table
 from helpers.plots import roofline as plots
 from helpers.plots import show
 from helpers.units import GB, format_bytes, format_flops, format_rate, format_seconds
-from helpers.widgets import Choice, Slider, explore
+
+machine = begin(scale, checkpoint, device, seed)
 
 # %% [markdown]
 # Here is the whole idea. A machine has two ceilings, and the shape they make is called a *roofline*. Where a
@@ -44,9 +44,8 @@ show(plots.idea())
 # be? On a CPU you use one thread: other programs share the cores, and a second thread measures how busy they are.
 
 # %%
-torch.manual_seed(seed)
 torch.set_num_threads(1)
-machine, smoke = pick(device), scale == "smoke"
+smoke = scale == "smoke"
 on_cpu, large = machine.type == "cpu", machine.type == "cuda"
 big = 2**24 if smoke else 2**30 if large else 2**27  # bytes: must not fit into a cache (smoke gives that up)
 side = 256 if smoke else 8192 if large else 1024  # of a square matrix
@@ -132,6 +131,8 @@ for batch in (1, 4, 16, 64, 256, 1024):
 # The naive way is to look at the clock, do the work, and look again. Try it five times.
 
 # %%
+import time
+
 matrix, vector = torch.randn(side, side, device=machine), torch.randn(side, device=machine)
 for attempt in range(5):
     start = time.perf_counter()
@@ -461,8 +462,10 @@ if "nvidia-h200" not in records:
 # 2. Set 4 bits at batch 1, then at batch 256. Where do fewer bits save time, and where do they save only memory?
 # 3. Make the layer narrow (128) at a large batch. Why does the diamond stop short of where a wide one stands?
 
-
 # %%
+from helpers.widgets import Choice, Slider, explore
+
+
 def one_layer(batch, width, bits):
     """A layer under this machine's 16-bit roof."""
     roof = roofs["bfloat16"]

@@ -24,6 +24,7 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_01 as check
 from helpers.calibration import brier, calibration_curve
 from helpers.facts import table
@@ -31,6 +32,8 @@ from helpers.ledger import as_text, ledger, scorable, select
 from helpers.plots import claims as plots
 from helpers.plots import show
 from helpers.widgets import Choice, Slider, explore
+
+device = begin(scale, checkpoint, device, seed)
 
 # %% [markdown]
 # ## Five sentences by hand

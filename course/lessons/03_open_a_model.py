@@ -28,14 +28,14 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_03 as check
 from helpers.checkpoints import resolve, tensors
-from helpers.device import pick
 from helpers.plots import checkpoint as draw
 from helpers.plots import show
 from helpers.units import GB, format_bytes, format_count, format_seconds
 
-torch.manual_seed(seed)
+machine = begin(scale, checkpoint, device, seed)
 folder = resolve(checkpoint, download=True)  # downloads only when `checkpoint` is the id of a model on the hub
 stored = tensors(folder)  # what is no checkpoint is refused here, in one line
 
@@ -316,8 +316,8 @@ from helpers.checkpoints import load
 from helpers.generate import generate
 
 try:
-    ours = load(folder, torch.float32, pick(device))
-    generate(ours, ids.to(pick(device)), new_tokens, stream=lambda token: print(tokenizer.decode(token), end=""))
+    ours = load(folder, torch.float32, machine)
+    generate(ours, ids.to(machine), new_tokens, stream=lambda token: print(tokenizer.decode(token), end=""))
 except ValueError as error:
     ours = None
     print("not rebuilt yet:", error)
@@ -349,7 +349,7 @@ print(f"from_pretrained: {sum(equal)} of {len(equal)} tensors equal, bit by bit"
 # %%
 with torch.no_grad():
     expected = reference.float()(ids).logits
-    got = ours(ids.to(pick(device))).cpu() if ours else model.float()(ids).logits
+    got = ours(ids.to(machine)).cpu() if ours else model.float()(ids).logits
 tolerance = 1e-5 * expected.abs().max().item()  # float32 keeps seven digits; the sums may cost two of them
 print(f"largest difference of {expected.numel():,} logits: {max_error(got, expected):.1e}, allowed: {tolerance:.1e}")
 assert max_error(got, expected) < tolerance

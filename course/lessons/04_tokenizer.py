@@ -29,16 +29,16 @@ device = "auto"
 seed = 0
 
 # %%
-import torch
 from transformers import AutoTokenizer
 
+from course.begin import begin
 from course.checks import lesson_04 as check
 from helpers.bpe import BYTES, LETTERS, LETTERS_AND_MARKS, count_words, from_tokenizers, learn, split, to_tokenizers
 from helpers.checkpoints import resolve
 from helpers.plots import show
 from helpers.plots import tokens as draw
 
-torch.manual_seed(seed)
+device = begin(scale, checkpoint, device, seed)
 # The tokenizer alone: of a model on the hub, its weights stay where they are.
 tokenizer = AutoTokenizer.from_pretrained(resolve(checkpoint) if checkpoint.startswith("zoo") else checkpoint)
 

@@ -28,15 +28,15 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_06 as check
 from helpers.checkpoints import load, resolve
 from helpers.compare import max_error
-from helpers.device import pick
 from helpers.plots import attention as draw
 from helpers.plots import show
 
-torch.manual_seed(seed)
-folder, device = resolve(checkpoint, download=True), pick(device)
+device = begin(scale, checkpoint, device, seed)
+folder = resolve(checkpoint, download=True)
 
 # %% [markdown]
 # ## By hand

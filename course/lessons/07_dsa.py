@@ -28,14 +28,14 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_07 as check
-from helpers.device import pick
 from helpers.plots import dsa as draw
 from helpers.plots import show
 from helpers.units import format_flops, format_seconds
 
-torch.manual_seed(seed)
-machine, smoke, full = pick(device), scale == "smoke", scale == "full"
+machine = begin(scale, checkpoint, device, seed)
+smoke, full = scale == "smoke", scale == "full"
 
 # %% [markdown]
 # ## By hand

@@ -32,15 +32,14 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_08 as check
 from helpers.compare import max_error
-from helpers.device import pick
 from helpers.plots import memory as draw
 from helpers.plots import show
 from helpers.units import format_bytes
 
-torch.manual_seed(seed)
-on = pick(device)
+on = begin(scale, checkpoint, device, seed)
 
 # %% [markdown]
 # ## By hand

@@ -29,15 +29,14 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_09 as check
 from helpers.compare import causality_probe, max_error
-from helpers.device import pick
 from helpers.plots import gallery as draw
 from helpers.plots import show
 from helpers.units import format_bytes, format_flops
 
-torch.manual_seed(seed)
-on = pick(device)
+on = begin(scale, checkpoint, device, seed)
 
 # %% [markdown]
 # ## By hand

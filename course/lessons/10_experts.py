@@ -27,15 +27,14 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_10 as check
-from helpers.device import pick
 from helpers.plots import experts as draw
 from helpers.plots import show
 from helpers.units import format_count, format_seconds
 
-torch.manual_seed(seed)
+machine = begin(scale, checkpoint, device, seed)
 torch.set_num_threads(1)  # a second thread would measure who else uses this machine
-machine = pick(device)
 
 # %% [markdown]
 # ## By hand

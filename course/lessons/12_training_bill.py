@@ -29,15 +29,15 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_12 as check
-from helpers.device import pick, synchronize
+from helpers.device import synchronize
 from helpers.plots import show
 from helpers.plots import training as draw
 from helpers.units import format_count, format_flops, format_seconds
 
-torch.manual_seed(seed)
+machine = begin(scale, checkpoint, device, seed)
 torch.set_num_threads(1)  # a second thread would measure who else uses this machine
-machine = pick(device)
 
 # %% [markdown]
 # ## By hand

@@ -30,13 +30,14 @@ import math
 
 import torch
 
+from course.begin import begin
 from course.checks import lesson_13 as check
 from helpers.compare import sqnr
 from helpers.plots import formats as draw
 from helpers.plots import show
 from helpers.units import GB
 
-torch.manual_seed(seed)
+device = begin(scale, checkpoint, device, seed)
 torch.set_num_threads(1)
 
 # %% [markdown]

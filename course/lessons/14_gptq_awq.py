@@ -26,14 +26,14 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_14 as check
-from helpers.device import pick
 from helpers.plots import rounding as draw
 from helpers.plots import show
 
-torch.manual_seed(seed)
+machine = begin(scale, checkpoint, device, seed)
 torch.set_num_threads(1)  # a second thread would measure who else uses this machine
-machine, smoke = pick(device), scale == "smoke"
+smoke = scale == "smoke"
 
 # %% [markdown]
 # ## By hand

@@ -28,13 +28,14 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_15 as check
 from helpers.checkpoints import load, resolve
-from helpers.device import pick
 from helpers.plots import show
 from helpers.plots import stored as draw
 from helpers.units import GB, format_bytes
 
+device = begin(scale, checkpoint, device, seed)
 torch.set_num_threads(1)  # a second thread would wait for whoever else uses this machine
 folder, smoke = resolve(checkpoint, download=True), scale == "smoke"
 
@@ -195,7 +196,7 @@ from helpers.quant.parts import all_but
 
 def fresh(dtype: torch.dtype = torch.float32) -> nn.Module:
     """The model anew, without the block that guesses ahead: transformers does not build that either."""
-    model = load(folder, dtype, pick(device))
+    model = load(folder, dtype, device)
     if hasattr(model, "drafters"):
         model.drafters.clear()
     return model
@@ -240,7 +241,7 @@ def score(model: nn.Module) -> float:
     """Facts recalled, or tokens on which it agrees with the original: a share from 0 to 1."""
     if knows_facts:
         return share_recalled(model, tokenizer, facts)
-    ids = text.to(pick(device))
+    ids = text.to(device)
     return top1_agreement(model(ids), fresh()(ids))
 
 
@@ -300,7 +301,7 @@ from helpers.moe.specialists import watch_choices
 def chosen(model: nn.Module) -> torch.Tensor:
     """The experts of each token in each mixture, in order of their numbers: [mixtures x tokens, experts a token]."""
     with watch_choices(model) as seen:
-        model(text.to(pick(device)))
+        model(text.to(device))
     return torch.cat([part.flatten(0, -2).sort(dim=-1).values for parts in seen.values() for part in parts])
 
 
@@ -508,7 +509,7 @@ with torch.no_grad():
 # %%
 with torch.no_grad():
     for length in (1, 31, 33):
-        ids = text[:, :length].to(pick(device))
+        ids = text[:, :length].to(device)
         difference, rounding_error = (max_error(packed_model(ids), other(ids)) for other in (plain_model, fresh()))
         print(f"{length:2} tokens: packed and decoded differ by {difference:.1e}, from 16 bits by {rounding_error:.2f}")
         assert difference < 1e-4
@@ -557,7 +558,7 @@ with torch.no_grad():
         for stack in experts.parameters():
             codes, scale_of = pack(stack)
             stack.copy_(unpack(codes, scale_of.roll(1, dims=0)))
-ids = text[:, :33].to(pick(device))
+ids = text[:, :33].to(device)
 with torch.no_grad():
     error = max_error(mistaken(ids), plain_model(ids))
 print(f"largest difference {error:.1f}, score {score(mistaken):.1%}; with the right scales {score(plain_model):.1%}")

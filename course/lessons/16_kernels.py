@@ -31,11 +31,10 @@ import os
 
 import torch
 
-from helpers.device import pick
+from course.begin import begin
 
-torch.manual_seed(seed)
+machine = begin(scale, checkpoint, device, seed)
 torch.set_num_threads(1)  # a second thread would measure who else uses this machine
-machine = pick(device)
 os.environ["TRITON_INTERPRET"] = "0" if machine.type == "cuda" else "1"  # read when triton is first imported
 
 # %% [markdown]

@@ -29,14 +29,14 @@ seed = 0
 # %%
 import torch
 
+from course.begin import begin
 from course.checks import lesson_18 as check
-from helpers.device import pick
 from helpers.plots import drafts as draw_drafts
 from helpers.plots import show
 from helpers.plots import speculative as draw
 
+machine = begin(scale, checkpoint, device, seed)
 torch.set_num_threads(1)  # a second thread would measure who else uses this machine
-machine = pick(device)
 
 # %% [markdown]
 # ## By hand

@@ -2,59 +2,19 @@
 
 import nbformat
 import pytest
+from small_lesson import SOURCE, repository, write
 
-from course import build, pull, sources
+from course import build, sources
 from course.sources import cells
-
-SOURCE = '''# %% [markdown]
-# # A small lesson
-
-# %% tags=["parameters"]
-scale = "laptop"
-
-# %% tags=["exercise:double"]
-def double(x):
-    """Twice x."""
-    # BEGIN SOLUTION
-    y = x + x
-    return y
-    # END SOLUTION
-
-# %% tags=["check:double", "points:2"]
-check.double(double)
-
-# %% tags=["exercise:number"]
-number = ...
-# BEGIN SOLUTION
-number = 3
-# END SOLUTION
-
-# %% tags=["check:number"]
-check.number(number)
-'''
 
 
 @pytest.fixture
 def house(tmp_path, monkeypatch):
-    """A repository with one small lesson."""
-    for folder in ("course/lessons", "notebooks", "build/solved"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "course/lessons/07_small.py").write_text(SOURCE)
-    monkeypatch.setattr(sources, "LESSONS", tmp_path / "course" / "lessons")
-    monkeypatch.setattr(build, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(build, "SOLVED", tmp_path / "build" / "solved")
-    monkeypatch.setattr(pull, "NOTEBOOKS", tmp_path / "notebooks")
-    return tmp_path
+    return repository(tmp_path, monkeypatch)
 
 
 def _made(house, solved=False):
     return nbformat.reads(build.notebook(house / "course/lessons/07_small.py", solved), as_version=4)
-
-
-def _write(house):
-    path = house / "notebooks" / "07_small.ipynb"
-    path.write_text(build.notebook(house / "course/lessons/07_small.py", solved=False))
-    return path
 
 
 def test_building_twice_gives_the_same_bytes(house):
@@ -101,50 +61,40 @@ def test_outputs_and_counts_are_never_built(house):
         ('tags=["exercise:number"]', 'tags=["exercise:double"]', "every exercise has one id and a check"),
         ("check.number(number)", "import plotly.graph_objects as go; go.FigureWidget()", "5 MB"),
         ("check.number(number)", "check.number(number", "not valid Python, line 1"),
+        ("check.number(number)", "%time check.number(number)", "not valid Python, line 1"),
+        ("check.number(number)", "check.number('\0')", "not valid Python"),
+        ("check.number(number)", "check.number('\u2028')", "line 25: U+2028 would end the line"),
+        ("# # A small lesson", "# # A small\x0clesson", "line 2: U+000C would end the line"),
+        ('tags=["parameters"]', 'tags=["parameters", "a,b"]', "no notebook can be made of it"),
     ],
 )
 def test_a_source_against_the_rules_is_refused_by_name(house, old, new, said):
     assert old in SOURCE
     path = house / "course/lessons/07_small.py"
-    path.write_text(SOURCE.replace(old, new))
+    path.write_text(SOURCE.replace(old, new), encoding="utf-8")
     with pytest.raises(ValueError, match=r"07_small\.py") as refusal:
         build.notebook(path, solved=False)
     assert said in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
 
 
-def test_pulling_an_untouched_notebook_changes_nothing(house):
-    _write(house)
-    assert pull.pulled("07") == SOURCE
-
-
-def test_an_edit_of_prose_and_of_an_exercise_comes_back_with_its_solution(house):
-    path = _write(house)
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[0].source = "# A better title"
-    notebook.cells[2].source = notebook.cells[2].source.replace("Twice x.", "x, twice.")
-    notebook.cells.insert(1, nbformat.v4.new_markdown_cell("A new paragraph."))
-    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="left over")]
-    nbformat.write(notebook, path)
-    expected = SOURCE.replace("# # A small lesson", "# # A better title\n\n# %% [markdown]\n# A new paragraph.")
-    assert pull.pulled("07") == expected.replace("Twice x.", "x, twice.")
-
-
-def test_a_learners_answer_is_not_pulled_over_the_solution(house, capsys):
-    path = _write(house)
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[2].source = notebook.cells[2].source.replace(
-        'raise NotImplementedError("your turn")', "return x * 2"
+def test_empty_lines_and_spaces_of_a_source_reach_the_notebook(house):
+    path = house / "course/lessons/07_small.py"
+    path.write_text(
+        SOURCE.replace("# # A small lesson", "# # A small lesson  \n# in two lines\n#\n#"), encoding="utf-8"
     )
-    nbformat.write(notebook, path)
-    assert pull.main(["07"]) == 1
-    assert "its stub" in capsys.readouterr().err
-    assert (house / "course/lessons/07_small.py").read_text() == SOURCE
+    assert _made(house).cells[0].source == "# A small lesson  \nin two lines\n\n"
+
+
+def test_a_raw_cell_stays_raw(house):
+    path = house / "course/lessons/07_small.py"
+    path.write_text("# %% [raw]\n# <b>raw</b>\n\n" + SOURCE, encoding="utf-8")
+    assert (_made(house).cells[0].cell_type, _made(house).cells[0].source) == ("raw", "<b>raw</b>")
 
 
 def test_a_build_keeps_a_copy_of_what_a_learner_wrote(house, monkeypatch, capsys):
-    monkeypatch.setattr(build, "KEPT", house / "build" / "kept")
     monkeypatch.setattr(build, "targets", lambda: {house / "notebooks/07_small.ipynb": "new"})
-    path = _write(house)
+    path = write(house)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[2].source = "def double(x):\n    return x + x"
     nbformat.write(notebook, path)
@@ -153,12 +103,33 @@ def test_a_build_keeps_a_copy_of_what_a_learner_wrote(house, monkeypatch, capsys
     assert "return x + x" in kept.read_text()
     assert "07_small.ipynb was edited; your copy is build/kept/07_small." in capsys.readouterr().out
     assert path.read_text() == "new"
+    path.write_text("{ not a notebook any more", encoding="utf-8")
+    build.build()
+    assert len(list((house / "build" / "kept").iterdir())) == 2, "a copy made at once does not replace the first"
+
+
+def test_nothing_is_built_where_a_source_cannot_be_read(house):
+    path = write(house)
+    path.write_text("edited", encoding="utf-8")
+    (house / "course/lessons/07_small.py").write_bytes(SOURCE.encode() + b"# \xe9\n")
+    with pytest.raises(ValueError, match=r"07_small\.py is not UTF-8 text: byte 0xe9"):
+        build.build()
+    assert path.read_text(encoding="utf-8") == "edited"
+
+
+def test_a_notebook_in_another_encoding_is_kept_and_built_anew(house, monkeypatch):
+    monkeypatch.setattr(build, "targets", lambda: {house / "notebooks/07_small.ipynb": "new"})
+    path = write(house)
+    path.write_bytes(b"caf\xe9")
+    build.build()
+    (kept,) = (house / "build" / "kept").iterdir()
+    assert kept.read_bytes() == b"caf\xe9"
+    assert path.read_text(encoding="utf-8") == "new"
 
 
 def test_a_notebook_whose_lesson_is_gone_is_removed_and_what_a_learner_wrote_in_it_is_kept(house, monkeypatch):
-    monkeypatch.setattr(build, "KEPT", house / "build" / "kept")
     monkeypatch.setattr(build, "targets", dict)
-    path = _write(house)
+    path = write(house)
     path.write_text(path.read_text().replace("A small lesson", "My own title"))
     (house / "course/lessons/07_small.py").unlink()
     assert build.build() == [path]
@@ -168,9 +139,8 @@ def test_a_notebook_whose_lesson_is_gone_is_removed_and_what_a_learner_wrote_in_
 
 
 def test_a_notebook_that_only_was_run_is_not_kept(house, monkeypatch):
-    monkeypatch.setattr(build, "KEPT", house / "build" / "kept")
     monkeypatch.setattr(build, "targets", lambda: {house / "notebooks/07_small.ipynb": "new"})
-    path = _write(house)
+    path = write(house)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="out")]
     nbformat.write(notebook, path)
@@ -180,11 +150,6 @@ def test_a_notebook_that_only_was_run_is_not_kept(house, monkeypatch):
 
 def test_every_committed_notebook_is_what_its_source_builds():
     assert [str(path) for path in build.differing()] == []
-
-
-def test_the_real_sources_come_back_from_their_notebooks_to_the_letter():
-    for lesson, path in sources.sources().items():
-        assert pull.pulled(lesson) == path.read_text(encoding="utf-8"), path.name
 
 
 def test_an_unknown_lesson_is_refused_with_the_ones_there_are(house):

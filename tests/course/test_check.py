@@ -31,6 +31,16 @@ PARAMETERS = code('scale = "laptop"\ncheckpoint = "zoo"\ndevice = "auto"\nseed =
         (check.headings_in_order, [words("## A")], "found 0"),
         (check.parameters_as_agreed, [code("seed = 0", "parameters")], "it must set ('scale'"),
         (check.short_setup, [PARAMETERS, code("x = 1\n" * 11)], "set-up cell has 11 lines"),
+        (
+            check.parameters_checked_first,
+            [PARAMETERS, code("import torch")],
+            "before begin(scale, checkpoint, device, ",
+        ),
+        (
+            check.parameters_checked_first,
+            [PARAMETERS, code('smoke = scale == "smoke"\ndevice = begin(scale, checkpoint, device, seed)')],
+            "which refuses unknown values",
+        ),
         (check.imports_known, [code("import pandas")], "imports pandas"),
         (check.imports_known, [code("from scipy.linalg import svd")], "imports scipy"),
         (check.five_exercises, [code("f = ...", "exercise:f")], "1 checked exercises and 0 in words"),
@@ -50,7 +60,7 @@ GOOD = [
     words("# A lesson\n\nA question?\n\n```text\njust simply " + "word " * 100 + "\n```"),
     PARAMETERS,
     words("## Set-up"),
-    code("import torch"),
+    code("from course.begin import begin\n\nmachine = begin(scale, checkpoint, device, seed)"),
     words("## Predict"),
     code('guess = ...\n# BEGIN SOLUTION\nguess = 3\n# END SOLUTION\ncheck.predict("00.a", guess)', "predict:00.a"),
     code('check.reveal("00.a", machine=2)'),
@@ -74,8 +84,8 @@ def test_an_unknown_lesson_is_one_line(capsys):
 
 
 def test_checking_and_building_read_each_source_once(monkeypatch):
-    read, jupytext_read = [], sources.jupytext.read
-    monkeypatch.setattr(sources.jupytext, "read", lambda path, **fmt: read.append(path) or jupytext_read(path, **fmt))
+    read, read_text = [], sources.read_text
+    monkeypatch.setattr(sources, "read_text", lambda path: read.append(path) or read_text(path))
     for work in (lambda: check.main([]), build.targets):
         read.clear()
         work()
