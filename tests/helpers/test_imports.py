@@ -155,7 +155,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         *(("linear", name) for name in ("cpu", "formats", "ways")),
         *(("experts", name) for name in ("cpu", "linear", "ways")),
         ("parts", "linear"),
-        *(("model", name) for name in ("cpu", "experts", "formats", "linear", "parts", "ways")),
+        *(("model", name) for name in ("blocks", "cpu", "experts", "formats", "linear", "parts", "ways")),
         *((method, name) for method in ("gptq", "awq") for name in ("inputs", "integers")),
         ("smooth", "integers"),
         *(("calibrate", name) for name in ("awq", "gptq", "inputs", "integers")),
