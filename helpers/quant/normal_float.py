@@ -91,7 +91,7 @@ def pack_scales(
 
     Source: "QLoRA", 2023, section 3. Built in lesson 13.
     """
-    mean = most.mean()
+    mean = (most * 2.0**-20).mean() * 2.0**20  # to the bit bitsandbytes', and many 1e37 sum up within float32
     flat = (most - mean).flatten()
     rows = torch.nn.functional.pad(flat, (0, -len(flat) % SCALES)).view(-1, SCALES)
     outer = rows.abs().amax(dim=1)

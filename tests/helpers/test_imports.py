@@ -147,7 +147,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         ("normal_float", "packing"),
         ("outliers", "integers"),
         *(("cache", name) for name in ("integers", "packing")),
-        ("qat", "integers"),
+        *(("qat", name) for name in ("blocks", "integers")),
         *(("audit", name) for name in ("linear", "parts")),
         *(("formats", name) for name in ("blocks", "floats", "fp4", "integers", "normal_float", "packing")),
         *(("ways", name) for name in ("formats", "integers")),
@@ -158,7 +158,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
         *(("model", name) for name in ("blocks", "cpu", "experts", "formats", "linear", "parts", "ways")),
         *((method, name) for method in ("gptq", "awq") for name in ("inputs", "integers")),
         ("smooth", "integers"),
-        *(("calibrate", name) for name in ("awq", "gptq", "inputs", "integers")),
+        *(("calibrate", name) for name in ("awq", "blocks", "gptq", "inputs", "integers", "parts", "undo")),
     },
     "models": {
         *((family, "published") for family in ("qwen3", "qwen3_5", "deepseek_v3_config", "deepseek_v32", "glm5")),
