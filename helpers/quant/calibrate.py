@@ -7,8 +7,9 @@ replaced by what their codes stand for, in their own type; embedding and head st
     calibrate(model, token_ids, with_gptq, partial(grid_of, bits=3, group=32, symmetric=False))
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -79,12 +80,11 @@ def calibrate(
 
     def round_block(block: nn.Module, given: tuple) -> None:
         for layers in _sharing_an_input(block, given):
-            layers = [layer for layer in layers if not any(part in names[layer] for part in keep)]
+            layers = {names[layer]: layer for layer in layers if not any(part in names[layer] for part in keep)}
             if layers:
-                inputs = _inputs(block, given, layers[0])
-                made, rows = _rounded(layers, [names[layer] for layer in layers], inputs, method, make_grid)
+                made, rows = _rounded(layers, partial(_inputs, block, given), method, make_grid)
                 report.extend(rows)
-                for layer, weight in zip(layers, made, strict=True):
+                for layer, weight in zip(layers.values(), made, strict=True):
                     keep_old(layer.weight)
                     layer.weight.copy_(weight)
 
@@ -102,18 +102,18 @@ def _check_kept(keep: Sequence[str], names: list[str]) -> None:
 
 
 def _rounded(
-    layers: Sequence[nn.Linear], names: Sequence[str], inputs: Inputs, method: Method, make_grid: MakeGrid
+    layers: Mapping[str, nn.Linear], read_by: Callable[[nn.Linear], Inputs], method: Method, make_grid: MakeGrid
 ) -> tuple[list[Tensor], list[Rounded]]:
     """The new weights of layers that read the same, and by how much each is off."""
     try:
-        for layer in layers:
+        for layer in layers.values():
             check_numbers(layer.weight)
-        weights = [layer.weight.float() for layer in layers]
+        weights, inputs = [layer.weight.float() for layer in layers.values()], read_by(next(iter(layers.values())))
         made, nearest = method(weights, make_grid, inputs), to_nearest(weights, make_grid, inputs)
-        rows = zip(names, weights, nearest, made, strict=True)
+        rows = zip(layers, weights, nearest, made, strict=True)
         return made, [Rounded(name, _off(old, near, inputs), _off(old, new, inputs)) for name, old, near, new in rows]
     except ValueError as error:
-        raise ValueError(f"{', '.join(names)}: {error}") from error
+        raise ValueError(f"{', '.join(layers)}: {error}") from error
 
 
 def _off(weight: Float[Tensor, "O I"], made: Float[Tensor, "O I"], inputs: Inputs) -> float:
