@@ -4,7 +4,8 @@ Rounding has no slope: a weight moved by less than half a step changes nothing. 
 weight, and the gradient passes as if there had been no rounding (a straight-through estimator). Weights move in full
 precision underneath until they round to something better.
 Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013 (arXiv 1308.3432).
-Moonshot say that Kimi K2 Thinking was trained so, its experts in INT4; the details of that rounding are not published.
+Moonshot say that Kimi K2 Thinking was trained so, its experts in INT4, and K2.5 by the same method; the details of that
+rounding are not published (see helpers/quant/integers.py).
 """
 
 from collections.abc import Iterator
