@@ -87,7 +87,7 @@ def format_of(name: str) -> Format:
 
 
 def _check(weight: Tensor, name: str, divides: int) -> None:
-    if weight.dim() != 2 or not weight.is_floating_point():
+    if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
         raise ValueError(f"{name!r} stores a matrix of floating point, not {list(weight.shape)} of {weight.dtype}")
     if weight.shape[1] % divides:
         raise ValueError(f"{name!r} needs a width that {divides} divides, and here are {weight.shape[1]} columns")

@@ -50,11 +50,11 @@ def grid_of(
     groups = grouped(weight.float(), group or weight.shape[1])
     if symmetric:
         high = 2 ** (bits - 1) - 1
-        scale = as_scale(groups.abs().amax(dim=-1) / high, scale_dtype)
+        scale = as_scale(groups.abs().amax(dim=-1) / high, scale_dtype, high)
         return Grid(scale, torch.zeros_like(scale), -high, high)
     high = 2**bits - 1
     least, most = groups.amin(dim=-1).clamp(max=0), groups.amax(dim=-1).clamp(min=0)
-    scale = as_scale((most - least) / high, scale_dtype)
+    scale = as_scale((most - least) / high, scale_dtype, high)
     zero = (-least / scale.float()).round().clamp(0, high)
     return Grid(scale, zero.to(scale.dtype), 0, high)
 
@@ -116,7 +116,7 @@ def int4_codes(
     ValueError where ``scale_dtype`` does not hold a scale.
     """
     block: Block = (1, group)
-    scale = as_scale(largest(weight, block) / INT4_LARGEST, scale_dtype)
+    scale = as_scale(largest(weight, block) / INT4_LARGEST, scale_dtype, INT4_LARGEST)
     numbers = (weight.float() / spread(scale, weight.shape, block)).round()
     return numbers.clamp(-INT4_LARGEST, INT4_LARGEST).int(), scale
 

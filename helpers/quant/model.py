@@ -116,6 +116,8 @@ def _check_numbers(at: str, layer: nn.Module) -> None:
         if weight.is_meta:
             raise ValueError(f"{at} has no numbers yet (it is on the meta device): load the model first")
         try:
+            if not weight.numel():
+                raise ValueError(f"{list(weight.shape)} holds no number")
             check_numbers(weight)
         except ValueError as error:
             raise ValueError(f"{at}: {error}") from None

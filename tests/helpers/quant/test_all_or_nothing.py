@@ -219,7 +219,10 @@ def test_inputs_whose_squares_leave_float32_are_refused_and_nothing_is_rounded(m
         (dict(keep=["rooter"]), r"keep=\['rooter'\]: neither a part"),
         (dict(keep="mlp"), r"keep is a list of words, such as \['mlp'\]"),
         (dict(make_grid=partial(grid_of, bits=9)), "9 bits"),
-        (dict(make_grid=partial(grid_of, bits=4, scale_dtype=torch.float16)), "blocks.2.mlp.down: a scale of "),
+        (
+            dict(make_grid=partial(grid_of, bits=4, scale_dtype=torch.float16)),
+            "blocks.2.mlp.down: 7 steps of a scale of ",
+        ),
     ],
 )
 def test_what_a_calibration_refuses_leaves_the_model_as_it_was(given, words):
@@ -301,7 +304,7 @@ def test_a_training_that_runs_away_leaves_plain_weights_and_the_error_that_it_en
             learning[0].fill_(float("nan"))
             model(IDS)
 
-    with pytest.raises(ValueError, match="a scale of nan"):
+    with pytest.raises(ValueError, match="steps of a scale of nan"):
         run_away()
     assert not any(parametrize.is_parametrized(module) for module in model.modules())
     assert all(weight.requires_grad for weight in model.parameters())
@@ -325,7 +328,7 @@ def test_numbers_that_no_cache_stores_leave_it_as_it_was(along, number):
     wrong[0, 2], wrong[0, 2, :, ::2] = number, -number  # far apart in each group, along both axes
     wrong[0, 3] = -wrong[0, 2]
     size = slots.bytes()
-    with pytest.raises(ValueError, match="a scale of"):
+    with pytest.raises(ValueError, match="steps of a scale of"):
         slots.write(wrong, torch.arange(4, 8)[None])
     assert (slots.length, slots.bytes()) == (4, size)
     again = slots.write(randn(1, 4, 2, 8, seed=2), torch.arange(4, 8)[None])

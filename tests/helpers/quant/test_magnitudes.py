@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from helpers.quant.awq import stretch
 from helpers.quant.blocks import LARGEST
+from helpers.quant.floats import pack_fp8, unpack_fp8
 from helpers.quant.formats import FORMATS, encode
+from helpers.quant.fp4 import pack_fp4, pack_nvfp4, unpack_fp4, unpack_nvfp4
 from helpers.quant.inputs import Inputs, output_error
 from helpers.quant.integers import grid_of, int4_codes, pack_int4, unpack_int4
-from helpers.quant.normal_float import pack_scales, unpack_scales
+from helpers.quant.normal_float import NF4, pack_scales, pack_table, unpack_scales, unpack_table
 from helpers.quant.qat import rounded
 from helpers.quant.smooth import smoothing
 
@@ -93,7 +95,7 @@ def test_a_scale_that_its_type_does_not_hold_is_refused(symmetric, scale_dtype, 
     weight = torch.tensor([[-number, 0.5, number, 1.0]])
     scale = 2 * number / 15 if not symmetric else number / 7
     if scale > torch.finfo(scale_dtype).max or (2 * number > 3.4e38 and not symmetric):
-        with pytest.raises(ValueError, match=f"{scale_dtype} holds"):
+        with pytest.raises(ValueError, match=f"steps of a scale of .* are more than {scale_dtype} or float32 holds"):
             grid_of(weight, 4, symmetric=symmetric, scale_dtype=scale_dtype)
     else:
         assert grid_of(weight, 4, symmetric=symmetric, scale_dtype=scale_dtype).scale.isfinite().all()
@@ -104,8 +106,32 @@ def test_int4_with_scales_in_float16_takes_seven_times_what_they_hold_and_no_mor
     packed, scale, _ = pack_int4(fits, scale_dtype=torch.float16)
     assert torch.equal(unpack_int4(packed, scale, (1, 32)), fits)
     for call in (int4_codes, pack_int4):
-        with pytest.raises(ValueError, match=r"a scale of 1.43e\+05 is needed, and torch.float16 holds 6.55e\+04"):
+        with pytest.raises(
+            ValueError, match=r"7 steps of a scale of 1.43e\+05 are more than torch.float16 or float32 holds"
+        ):
             call(huge, scale_dtype=torch.float16)
+
+
+PACKS = {
+    "fp8": lambda weight: unpack_fp8(*pack_fp8(weight)),
+    "fp8-e5m2": lambda weight: unpack_fp8(*pack_fp8(weight, dtype=torch.float8_e5m2)),
+    "fp4": lambda weight: unpack_fp4(*pack_fp4(weight)),
+    "nvfp4": lambda weight: unpack_nvfp4(*pack_nvfp4(weight)),
+    "nf4": lambda weight: unpack_table(*pack_table(weight, NF4), NF4),
+    "int4": lambda weight: unpack_int4(*pack_int4(weight)[:2], tuple(weight.shape)),
+}
+
+
+@pytest.mark.parametrize("pack", PACKS)
+@settings(max_examples=40, deadline=None)
+@given(weight=weights(3.38e38))
+def test_what_files_are_packed_with_gives_back_finite_numbers_or_refuses(pack, weight):
+    room = LARGEST if pack != "int4" else 3.37e38  # seven steps of a bfloat16, rounded up
+    if weight.abs().max() <= room:
+        assert PACKS[pack](weight).isfinite().all()
+    elif pack != "int4":
+        with pytest.raises(ValueError, match=r"packed up to 1e\+37"):
+            PACKS[pack](weight)
 
 
 def test_the_mean_of_many_huge_scales_is_not_infinite():
