@@ -73,7 +73,8 @@ def quantise(model: nn.Module, name: str, keep: Collection[str] = KEPT, wrap: bo
     chosen = _chosen(model, name, keep, wrap)
     before = held_by_part(model)
     # All or nothing without a second model in memory: whatever can be refused is looked for first, and then each layer
-    # is let go as soon as its packed one stands in its place. So only names are held here, and no layers.
+    # is let go as soon as its packed one stands in its place. So only names are held here, and no layers. Stopped in
+    # between, by a person or for lack of memory, the model has some packed layers and computes with them.
     for at in chosen:
         put(model, at, packed(model.get_submodule(at), packing(name, ways, wrap)))
     return Report(name, before, held_by_part(model))
