@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from helpers.device import pick
+from helpers.device import pick, threads
 from helpers.train import Run
 from helpers.zoo import ZOO, read_card
 from helpers.zoo.follow import follow
@@ -44,7 +44,8 @@ def make(chosen: Recipe, build: Path, seconds: float | None, device: str, out: P
         print(f"{run.step} of {_steps(chosen)[stage]} steps of the stage {stage!r} are done. The same command goes on.")
         return 1
     folder = out or build / chosen.name / "model"
-    card = publish(folder, chosen, made, others)
+    with threads(chosen.threads):  # a card's numbers are summed in the order in which its model was trained
+        card = publish(folder, chosen, made, others)
     print(f"{folder}: {card['loss']['value']:.3f} {card['loss']['what']}; {card['can']}")
     return 0
 

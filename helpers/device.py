@@ -9,6 +9,8 @@ import platform
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -37,6 +39,17 @@ def synchronize(device: str | torch.device) -> None:
     device = torch.device(device)
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Within the block torch computes on ``count`` threads of the CPU; then on as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe(device: str | torch.device = "auto") -> dict[str, str | int | None]:

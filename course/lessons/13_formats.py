@@ -143,8 +143,8 @@ for name, w in kinds.items():
     print(f"{name:18} largest {w.abs().max() / w.std():5.1f} standard deviations")
 
 # %% [markdown]
-# INT4 as Kimi stores it, with a 16-bit scale for each block of a row, in five sizes of block. `grid_of`, `round_to`
-# and `from_codes` are the three lines of the first example, for any block and any number of bits.
+# INT4 as Kimi K2.5's files hold it, symmetric and with a 16-bit scale for each block of a row, in five sizes of block.
+# `grid_of`, `round_to` and `from_codes` are the three lines of the first example, for any block and any number of bits.
 
 # %%
 from helpers.quant.integers import from_codes, grid_of, round_to
@@ -758,8 +758,10 @@ for row in facts("weight_formats"):
 # - **DeepSeek-V4** keeps experts in MXFP4 and most else in FP8, with powers of two for both. The surprise is your
 #   exercise 7: an open pull request of vLLM turns those experts into FP8 blocks at load time and calls it bit-exact
 #   (vllm-project/vllm 53709, 25 August 2026), for chips that cannot multiply FP4.
-# - **Kimi K2.5** uses plain INT4, neither a table nor a float. It was trained with its own rounding (lesson 15), so the
-#   weights were free to move onto the grid.
+# - **Kimi K2.5** uses plain INT4, neither a table nor a float. It was trained with its rounding (lesson 15), so the
+#   weights were free to move onto the grid. How the codes were chosen is not published. In one layer's experts others
+#   found your rule, largest / 7 and codes -7 to 7 (huggingface.co/eatang/Kimi-K2.5-2layer-BF16); the library that
+#   names the files, compressed-tensors 0.20.1, itself takes largest / 7.5 and -8 to 7.
 # - **gpt-oss** was post-trained with MXFP4 in its experts, and keeps attention and the router out of it.
 #
 # Wherever there are four bits, the experts have them, for that is where the parameters are.

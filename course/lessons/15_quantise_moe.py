@@ -485,7 +485,8 @@ if knows_facts:
 
 # %% [markdown]
 # The steps that knew of the rounding bring a good part back; from the others rounding takes everything again. Kimi
-# K2.5's experts were trained so, at four bits, where there is little left to win: your own line above says how little.
+# K2.5's experts were trained so, at four bits (the details are not published), where there is little left to win: your
+# own line above says how little.
 #
 # ## Check
 #

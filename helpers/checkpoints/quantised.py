@@ -85,8 +85,9 @@ def load_quantised(folder: str | os.PathLike, device: str | torch.device = "cpu"
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    """In which the packed layers give back their weights."""
-    return next(buffer.dtype for name, buffer in model.named_buffers() if name.endswith(".like"))
+    """In which packed layers give back their weights; where only experts are packed, which do not, the others'."""
+    likes = [buffer for name, buffer in model.named_buffers() if name.endswith(".like")]
+    return (likes or list(model.parameters()))[0].dtype
 
 
 def _all_tensors(model: nn.Module, matrices: Mapping[str, Packed]) -> dict[str, Tensor]:

@@ -29,6 +29,9 @@ from helpers.quant.integers import unpack_int4
 from helpers.quant.packing import check_words
 
 SCALES = ("F32", "F16", "BF16", "F8_E8M0")  # types that a scale may have
+INT4_LEFT_OUT = {"type": "int", "symmetric": True, "strategy": "group"}  # compressed-tensors 0.20.1, QuantizationArgs
+KNOWN_INT4 = {"num_bits": 4, **INT4_LEFT_OUT}
+ORDERED_AS_THEY_LIE = ("weight", "static")  # of actorder: columns were rounded in another order, and lie in their own
 
 
 class Stored(NamedTuple):
@@ -148,6 +151,8 @@ def _int4(entries: Mapping[str, Entry], group: int, read: Callable[[str], Tensor
             raise ValueError(f"{packed!r} needs {' and '.join(map(repr, lacking))} beside it")
         if name in entries:
             raise ValueError(f"{name!r} is there twice, packed and plain")
+        if f"{name}_g_idx" in entries:
+            raise ValueError(f"{name!r} has its columns in another order ({name}_g_idx), which is not known")
         shape = _shape(entries[parts[2]], read)
         _check(name, shape, entries[parts[1]], (1, group))
         if entries[packed].dtype != "I32":
@@ -172,17 +177,37 @@ def _shape(entry: Entry, read: Callable[[str], Tensor]) -> tuple[int, int]:
 
 
 def _int4_group(method: dict) -> int:
-    """The group size, where every group of layers is packed in the one way that is known."""
+    """The group size, where every group of layers is packed in the one way that is known.
+
+    ``ignore`` is not read: a layer is packed where its packed tensors are.
+    """
     groups = method.get("config_groups")
-    kinds = [g.get("weights") for g in groups.values() if isinstance(g, dict)] if isinstance(groups, dict) else []
-    known = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}
+    kinds = [_weights_of(group) for group in groups.values()] if isinstance(groups, dict) else []
     for kind in kinds or [None]:
         size = kind.get("group_size") if isinstance(kind, dict) else None
-        if type(size) is not int or size < 1 or any(kind.get(field) != value for field, value in known.items()):
-            raise ValueError(f"compressed-tensors as {str(kind)[:200]} is not known; known is {known}, group_size")
+        if type(size) is not int or size < 1 or any(kind.get(field) != value for field, value in KNOWN_INT4.items()):
+            raise ValueError(f"compressed-tensors as {str(kind)[:200]} is not known; known is {KNOWN_INT4}, group_size")
+        if kind.get("actorder") not in (*ORDERED_AS_THEY_LIE, None, False):
+            raise ValueError(f"compressed-tensors with actorder {str(kind['actorder'])[:40]!r} is not known")
     if method.get("format", "pack-quantized") != "pack-quantized" or len({kind["group_size"] for kind in kinds}) > 1:
         raise ValueError("compressed-tensors is known in the format 'pack-quantized' and with one group_size")
+    for field in ("kv_cache_scheme", "transform_config", "sparsity_config"):
+        if (said := method.get(field)) and not (field == "sparsity_config" and said == {"format": "dense"}):
+            raise ValueError(f"compressed-tensors with {field} {str(said)[:100]} is not known; it can only be left out")
     return kinds[0]["group_size"]
+
+
+def _weights_of(group: object) -> object:
+    """How a group of config_groups packs its weights, with the library's own values where a file leaves them out."""
+    if not isinstance(group, dict) or not isinstance(group.get("weights"), dict):
+        return group
+    for field, known in (("format", "pack-quantized"), ("input_activations", None), ("output_activations", None)):
+        if group.get(field) not in (None, known):
+            raise ValueError(
+                f"compressed-tensors with {field} {str(group[field])[:100]} is not known; only weights are"
+            )
+    kind = group["weights"]
+    return kind | {field: value for field, value in INT4_LEFT_OUT.items() if kind.get(field) is None}
 
 
 def _check(name: str, shape: tuple[int, ...], scale: Entry, block: Block) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helpers.device import synchronize
+from helpers.device import synchronize, threads
 from helpers.measure.work import Work
 
 _MAX_CALLS = 100_000
@@ -148,15 +148,13 @@ def _event_seconds(function: Callable, calls: int, device: torch.device) -> floa
 @contextmanager
 def _quiet() -> Iterator[None]:
     """One thread, no gradients, no garbage collection in the middle; everything as it was afterwards."""
-    threads, collecting = torch.get_num_threads(), gc.isenabled()
+    collecting = gc.isenabled()
     gc.collect()
     gc.disable()
-    torch.set_num_threads(1)
     try:
-        with torch.inference_mode():
+        with threads(1), torch.inference_mode():
             yield
     finally:
-        torch.set_num_threads(threads)
         if collecting:
             gc.enable()
 

@@ -125,17 +125,17 @@ def _held(name: str, tensor: Tensor) -> Held:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the block nothing below an error is printed or warned of."""
+    """Within the block nothing below an error is printed or warned of; then all is as it was set before."""
     from transformers.utils import logging as their_logging
 
-    bar = their_logging.is_progress_bar_enabled()
+    bar, disabled = their_logging.is_progress_bar_enabled(), logging.root.manager.disable
     their_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
+    logging.disable(max(logging.WARNING, disabled))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
         if bar:
             their_logging.enable_progress_bar()

@@ -49,8 +49,9 @@ def search(weights: Sequence[Float[Tensor, "_ I"]], make_grid: MakeGrid, inputs:
 
 def stretch(size: Float[Tensor, "I"], alpha: float) -> Float[Tensor, "I"]:
     """``size`` to the power ``alpha``, so that the largest and the least are as far from 1. Built in lesson 14."""
-    scale = size.clamp(min=LEAST * size.max()).pow(alpha)
-    return scale / (scale.max() * scale.min()).sqrt()
+    fed = size.clamp(min=LEAST * size.max()).clamp(min=torch.finfo(size.dtype).tiny)  # nothing is fed: all are alike
+    scale = fed.pow(alpha)
+    return scale / (scale.max().sqrt() * scale.min().sqrt())
 
 
 def rounded(weight: Float[Tensor, "O I"], scale: Float[Tensor, "I"], make_grid: MakeGrid) -> Float[Tensor, "O I"]:
@@ -64,15 +65,28 @@ def fold(before: nn.Module, layers: Iterable[nn.Linear], scale: Float[Tensor, "I
     """Stretch the columns of ``layers`` in place and let ``before``, whose output only they read, shrink it.
 
     ``before`` is a norm, or a linear layer between which and ``layers`` numbers are only multiplied, one by one. What
-    the model says stays the same. ValueError for another kind. Source: AWQ, section 3.2. Built in lesson 14.
+    the model says stays the same. ValueError for another kind, a scale of another length, or one that makes a weight
+    infinite; nothing is changed then. Source: AWQ, section 3.2. Built in lesson 14.
     """
-    if isinstance(before, RMSNorm):
-        before.weight.div_(scale)
-    elif isinstance(before, ZeroCentredNorm):
-        before.weight.copy_((1 + before.weight) / scale - 1)
-    elif isinstance(before, nn.Linear) and before.bias is None:
-        before.weight.div_(scale[:, None])
-    else:
+    layers = list(layers)
+    if wrong := [layer for layer in layers if not isinstance(layer, nn.Linear) or layer.in_features != len(scale)]:
+        raise ValueError(f"{wrong[0]} is no linear layer with {len(scale)} columns to stretch")
+    made = {before: _shrunk(before, scale)} | {layer: layer.weight * scale for layer in layers}
+    for module, weight in made.items():
+        if not weight.to(module.weight.dtype).isfinite().all():
+            raise ValueError(
+                f"scales {scale.min():.3g} to {scale.max():.3g} take {module} out of the range of its dtype"
+            )
+    for module, weight in made.items():
+        module.weight.copy_(weight)
+
+
+def _shrunk(before: nn.Module, scale: Float[Tensor, "I"]) -> Tensor:
+    """The weight with which the output of ``before`` is over ``scale``."""
+    if not isinstance(before, RMSNorm | ZeroCentredNorm | nn.Linear) or getattr(before, "bias", None) is not None:
         raise ValueError(f"{type(before).__name__} cannot shrink its output; RMSNorm, ZeroCentredNorm and Linear can")
-    for layer in layers:
-        layer.weight.mul_(scale)
+    if len(before.weight) != len(scale):
+        raise ValueError(f"{len(scale)} scales do not fit the {len(before.weight)} outputs of {before}")
+    if isinstance(before, ZeroCentredNorm):
+        return (1 + before.weight) / scale - 1
+    return before.weight / (scale if before.weight.dim() == 1 else scale[:, None])

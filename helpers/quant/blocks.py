@@ -12,6 +12,7 @@ import torch
 from helpers.shapes import Float, Tensor
 
 Block = tuple[int, int]  # rows and columns that share a scale
+LARGEST = 1e37  # beyond it the sums that scales are made of leave float32
 
 
 def blocks_of(shape: tuple[int, int], block: Block) -> tuple[int, int]:
@@ -45,3 +46,31 @@ def spread(scale: Tensor, shape: tuple[int, ...], block: Block) -> Float[Tensor,
 def not_zero(scale: Tensor) -> Tensor:
     """A block of zeros has any scale; one cannot be divided by zero."""
     return torch.where(scale == 0, torch.ones_like(scale), scale)
+
+
+def as_scale(scale: Tensor, dtype: torch.dtype, steps: int) -> Tensor:
+    """Scales as they are stored, none of them zero.
+
+    ValueError where one is not finite, too large for ``dtype``, or so large that ``steps`` of it leave float32.
+    """
+    stored = not_zero(scale.to(dtype))
+    if not (stored.float() * steps).isfinite().all():
+        raise ValueError(f"{steps} steps of a scale of {scale.max().item():.3g} are more than {dtype} or float32 holds")
+    return stored
+
+
+def check_numbers(weight: Tensor) -> None:
+    """ValueError for NaN, infinity, or a number above 1e37 or above half of what float16 holds.
+
+    What a format gives back may be a step larger than what it was given; the half leaves room for it. One pass, and no
+    copy of the weight.
+    """
+    if not weight.numel():
+        return
+    least, most = (end.item() for end in weight.detach().aminmax())
+    if not (math.isfinite(least) and math.isfinite(most)):
+        wrong = int((~weight.isfinite()).sum())
+        raise ValueError(f"{wrong} of {weight.numel()} numbers are NaN or infinite, which no format stores")
+    room = min(LARGEST, torch.finfo(weight.dtype).max / 2)
+    if (size := max(-least, most)) > room:
+        raise ValueError(f"the largest of its numbers is {size:.3g}, and {weight.dtype} is packed up to {room:.3g}")

@@ -6,7 +6,7 @@ channels are large for every token. It needs a block of tokens to be complete, s
 Source: Liu et al., "KIVI", 2024 (arXiv 2402.02750): keys along channels, values along tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,32 +42,28 @@ def packed_cache(cache: Cache, rules: Mapping[str, Rule]) -> Cache:
     """``cache``, still empty, with packed slots in the place of those that ``rules`` name; all others stay.
 
     Names are those of the layers: "keys" and "values", "latent", "key_turned" and "index_keys". ValueError for a name
-    that no block has, or a cache that holds tokens already. Built in lesson 15.
+    that no block has, or a cache that holds tokens already; the cache is then as it was. Built in lesson 15.
     """
     if cache.length:
         raise ValueError(f"the cache holds {cache.length} tokens already: it is packed before it is filled")
-    found: set[str] = set()
-    for block in cache.blocks:
-        _pack(block, rules, found)
-    if missing := set(rules) - found:
-        raise ValueError(f"no block of this cache keeps {', '.join(sorted(missing))}; {_names(cache)} are kept")
+    found = [place for block in cache.blocks for place in _slots(block)]
+    names = {name for _, name in found}
+    if missing := set(rules) - names:
+        kept = ", ".join(sorted(names)) or "no slots"
+        raise ValueError(f"no block of this cache keeps {', '.join(sorted(missing))}; {kept} are kept")
+    for entry, name in found:
+        if name in rules:
+            setattr(entry, name, TokenSlots(rules[name]) if rules[name].along == TOKEN else ChannelSlots(rules[name]))
     return cache
 
 
-def _pack(entry: object, rules: Mapping[str, Rule], found: set[str]) -> None:
-    for name, inner in list(vars(entry).items()):
-        if isinstance(inner, Slots) and name in rules:
-            setattr(entry, name, TokenSlots(rules[name]) if rules[name].along == TOKEN else ChannelSlots(rules[name]))
-            found.add(name)
-        elif hasattr(inner, "bytes") and not isinstance(inner, Slots):
-            _pack(inner, rules, found)
-
-
-def _names(cache: Cache) -> str:
-    """What can be packed, for a message."""
-    entries = [part for block in cache.blocks for part in (block, *vars(block).values()) if hasattr(part, "__dict__")]
-    names = {name for entry in entries for name, inner in vars(entry).items() if isinstance(inner, Slots)}
-    return ", ".join(sorted(names)) or "no slots"
+def _slots(entry: object) -> Iterator[tuple[object, str]]:
+    """Where slots lie: in this entry of a cache by name, or in one that it holds."""
+    for name, inner in vars(entry).items():
+        if isinstance(inner, Slots):
+            yield entry, name
+        elif hasattr(inner, "bytes"):
+            yield from _slots(inner)
 
 
 class TokenSlots(Slots):

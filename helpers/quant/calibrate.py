@@ -7,8 +7,9 @@ replaced by what their codes stand for, in their own type; embedding and head st
     calibrate(model, token_ids, with_gptq, partial(grid_of, bits=3, group=32, symmetric=False))
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,12 @@ from torch import nn
 
 from helpers.inside import hooked
 from helpers.quant.awq import MakeGrid, rounded, search
+from helpers.quant.blocks import check_numbers, not_zero
 from helpers.quant.gptq import gptq
 from helpers.quant.inputs import Inputs, output_error
 from helpers.quant.integers import from_codes, round_to
+from helpers.quant.parts import PARTS
+from helpers.quant.undo import undone_on_error
 from helpers.shapes import Float, Int, Tensor
 
 Weights = Sequence[Float[Tensor, "_ I"]]  # of layers that read the same input
@@ -63,44 +67,58 @@ def calibrate(
 
     The model reads the text once. Before a block does, it is rounded: so the next one gets what a rounded block says.
     Layers with one of ``keep`` in their name stay, and so do experts, which are stacks and no linear layers. ValueError
-    with the layer's name where one cannot be rounded. Built in lesson 14.
+    for a word of ``keep`` that is neither a part nor in a name, and with the layer's name where one cannot be rounded;
+    whatever stops it, the model is then as it was. Built in lesson 14.
     """
     if not isinstance(getattr(model, "blocks", None), nn.ModuleList):
         raise ValueError(
             f"{type(model).__name__} has no blocks to go through; of a model that reads images, give .text"
         )
     names = {layer: name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    _check_kept(keep, list(names.values()))
     report: list[Rounded] = []
 
     def round_block(block: nn.Module, given: tuple) -> None:
         for layers in _sharing_an_input(block, given):
-            layers = [layer for layer in layers if not any(part in names[layer] for part in keep)]
+            layers = {names[layer]: layer for layer in layers if not any(part in names[layer] for part in keep)}
             if layers:
-                inputs = _inputs(block, given, layers[0])
-                report.extend(_round(layers, [names[layer] for layer in layers], inputs, method, make_grid))
+                made, rows = _rounded(layers, partial(_inputs, block, given), method, make_grid)
+                report.extend(rows)
+                for layer, weight in zip(layers.values(), made, strict=True):
+                    keep_old(layer.weight)
+                    layer.weight.copy_(weight)
 
-    with hooked([block.register_forward_pre_hook(round_block) for block in model.blocks]):
+    hooks = hooked([block.register_forward_pre_hook(round_block) for block in model.blocks])
+    with hooks, undone_on_error() as keep_old:
         model(token_ids)
     return report
 
 
-def _round(
-    layers: Sequence[nn.Linear], names: Sequence[str], inputs: Inputs, method: Method, make_grid: MakeGrid
-) -> list[Rounded]:
-    weights = [layer.weight.float() for layer in layers]
+def _check_kept(keep: Sequence[str], names: list[str]) -> None:
+    if isinstance(keep, str):
+        raise ValueError(f"keep is a list of words, such as [{keep!r}]")
+    if unknown := [word for word in keep if word not in PARTS and not any(word in name for name in names)]:
+        raise ValueError(f"keep={unknown}: neither a part ({', '.join(PARTS)}) nor in a name such as {names[0]}")
+
+
+def _rounded(
+    layers: Mapping[str, nn.Linear], read_by: Callable[[nn.Linear], Inputs], method: Method, make_grid: MakeGrid
+) -> tuple[list[Tensor], list[Rounded]]:
+    """The new weights of layers that read the same, and by how much each is off."""
     try:
+        for layer in layers.values():
+            check_numbers(layer.weight)
+        weights, inputs = [layer.weight.float() for layer in layers.values()], read_by(next(iter(layers.values())))
         made, nearest = method(weights, make_grid, inputs), to_nearest(weights, make_grid, inputs)
+        rows = zip(layers, weights, nearest, made, strict=True)
+        return made, [Rounded(name, _off(old, near, inputs), _off(old, new, inputs)) for name, old, near, new in rows]
     except ValueError as error:
-        raise ValueError(f"{', '.join(names)}: {error}") from error
-    rows = zip(names, weights, nearest, made, strict=True)
-    report = [Rounded(name, _off(weight, near, inputs), _off(weight, own, inputs)) for name, weight, near, own in rows]
-    for layer, weight in zip(layers, made, strict=True):
-        layer.weight.copy_(weight)
-    return report
+        raise ValueError(f"{', '.join(layers)}: {error}") from error
 
 
 def _off(weight: Float[Tensor, "O I"], made: Float[Tensor, "O I"], inputs: Inputs) -> float:
-    return (output_error(made - weight, inputs).sum() / output_error(weight, inputs).sum()).item()
+    wrong, right = (output_error(part, inputs).sum() for part in (made - weight, weight))
+    return (wrong / not_zero(right)).item()  # a layer that always answers zero is not off
 
 
 def _sharing_an_input(block: nn.Module, given: tuple) -> list[list[nn.Linear]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from helpers.quant.blocks import Block, check_blocks, largest, not_zero, spread
+from helpers.quant.blocks import Block, check_blocks, check_numbers, largest, not_zero, spread
 from helpers.shapes import Float, Tensor
 
 
@@ -71,7 +71,11 @@ def unpack_fp8(
 def pack_fp8(
     weight: Float[Tensor, "rows columns"], block: Block = (128, 128), dtype: torch.dtype = torch.float8_e4m3fn
 ) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, "down across"]]:
-    """The reverse: FP8 numbers and float32 scales, such that the largest number of each block becomes the format's."""
+    """The reverse: FP8 numbers and float32 scales, such that the largest number of each block becomes the format's.
+
+    ValueError as in ``check_numbers``.
+    """
+    check_numbers(weight)
     most = FP8[dtype].largest
     scale = not_zero(largest(weight, block) / most)
     numbers = weight.float() / spread(scale, weight.shape, block)

@@ -9,7 +9,7 @@ The lower three bits of a code say the size, the fourth is the sign.
 import torch
 from jaxtyping import UInt8
 
-from helpers.quant.blocks import check_blocks, largest, not_zero, spread
+from helpers.quant.blocks import check_blocks, check_numbers, largest, not_zero, spread
 from helpers.quant.floats import E4M3, LARGEST_POWER, SMALLEST_POWER, as_float
 from helpers.quant.packing import pack_pairs, unpack_pairs
 from helpers.shapes import Float, Int, Tensor
@@ -27,11 +27,12 @@ def pack_fp4(
 
     The smallest power with which no number is cut off, or with ``cut`` the standard's, which is half as large where
     the largest number of a group is between 6 and 8 of its steps, and cuts that number to 6. ValueError for an odd
-    number of columns, for a byte holds two. Source: Open Compute Project, "OCP Microscaling Formats (MX) v1.0", 2023,
-    section 6.3. Built in lesson 13.
+    number of columns, for a byte holds two, and as in ``check_numbers``. Source: Open Compute Project, "OCP
+    Microscaling Formats (MX) v1.0", 2023, section 6.3. Built in lesson 13.
     """
     if weight.shape[1] % 2:
         raise ValueError(f"FP4 packs two numbers a byte, and {weight.shape[1]} columns are odd")
+    check_numbers(weight)
     scale = power_of_two(largest(weight, (1, group)), cut)
     return pack_pairs(e2m1_codes(weight.float() / spread(scale, weight.shape, (1, group)))).view(torch.int8), scale
 
@@ -53,9 +54,11 @@ def pack_nvfp4(
 ) -> tuple[UInt8[Tensor, "rows bytes"], Tensor, Float[Tensor, ""]]:
     """NVFP4: bytes, an E4M3 scale for each group, and the float32 scale of the whole matrix.
 
-    The outer scale makes the largest of the inner ones 448, the most that E4M3 holds. Source: NVIDIA, "Pretraining
+    The outer scale makes the largest of the inner ones 448, the most that E4M3 holds. ValueError as in
+    ``check_numbers``. Source: NVIDIA, "Pretraining
     Large Language Models with NVFP4", 2025, appendix. Built in lesson 13.
     """
+    check_numbers(weight)
     most = largest(weight, (1, group))
     outer = not_zero(most.amax() / (E4M3.largest * E2M1[-1]))
     inner = (most / E2M1[-1] / outer).clamp(SMALLEST_SCALE, E4M3.largest).to(torch.float8_e4m3fn)

@@ -11,7 +11,7 @@ algorithm 1; the step is that of Hassibi and Stork, "Optimal Brain Surgeon", 199
 import torch
 
 from helpers.quant.inputs import Inputs, output_error
-from helpers.quant.integers import Grid, from_codes, round_to
+from helpers.quant.integers import Grid, from_codes, nearest, round_to
 from helpers.shapes import Float, Int, Tensor
 
 DAMPING = 0.01  # of the mean diagonal, added to it: the published value
@@ -47,34 +47,31 @@ def compensate(
 ) -> Int[Tensor, "O I"]:
     """The greedy codes. The rows do not know of each other; a column of all of them is done at once.
 
-    Within ``block`` columns each error is passed on at once; the columns behind it get the errors of the whole block in
-    one product. ValueError for a Hessian that damping does not make positive definite.
-    Source: GPTQ, algorithm 1. Built in lesson 14.
+    A column takes the errors of those before it in its ``block`` when its turn comes, and the columns behind the block
+    get those of the whole block in one product: nothing is written before it is needed. ValueError for a Hessian that
+    damping does not make positive definite. Source: GPTQ, algorithm 1. Built in lesson 14.
     """
     width = weight.shape[1]
     order = torch.arange(width, device=hessian.device)
     if act_order:
         order = hessian.diagonal().argsort(descending=True, stable=True)
     upper = inverse_factor(hessian[order][:, order], damping).to(weight.dtype)
-    grids, places = _grid_of_each_column(grid, width), order.tolist()
-    left, codes = weight[:, order].clone(), torch.empty_like(weight, dtype=torch.int32)
+    scales, zeros = (_of_each_column(part, width).to(weight.dtype)[order] for part in (grid.scale, grid.zero))
+    left = weight.T[order]  # a column of the matrix is a row here: its numbers lie side by side
+    codes, errors, diagonal = torch.empty_like(left), torch.empty_like(left), upper.diagonal().tolist()
     for start in range(0, width, block):
         end = min(start + block, width)
-        errors = torch.zeros_like(left[:, start:end])
         for j in range(start, end):
-            column, own = left[:, j : j + 1], grids[places[j]]
-            code = round_to(column, own)
-            error = (column - from_codes(code, own)) / upper[j, j]
-            left[:, j:end] -= error * upper[j, j:end]
-            codes[:, places[j]], errors[:, j - start] = code[:, 0], error[:, 0]
-        left[:, end:] -= errors @ upper[start:end, end:]
-    return codes
+            column = left[j].addmv(errors[start:j].T, upper[start:j, j], alpha=-1)
+            code = codes[j] = nearest(column, scales[j], zeros[j], grid.low, grid.high)
+            errors[j] = column.sub_((code - zeros[j]).mul_(scales[j])).div_(diagonal[j])
+        left[end:].addmm_(upper[start:end, end:].T, errors[start:end], alpha=-1)
+    return codes[order.argsort()].T.to(torch.int32)
 
 
-def _grid_of_each_column(grid: Grid, width: int) -> list[Grid]:
-    scales, zeros = (part.repeat_interleave(width // part.shape[1], dim=1) for part in (grid.scale, grid.zero))
-    pairs = zip(scales.split(1, dim=1), zeros.split(1, dim=1), strict=True)
-    return [Grid(scale, zero, grid.low, grid.high) for scale, zero in pairs]
+def _of_each_column(part: Float[Tensor, "O groups"], width: int) -> Float[Tensor, "I O"]:
+    """Scales or zeros, those of one column in a row."""
+    return part.T.repeat_interleave(width // part.shape[1], dim=0)
 
 
 def inverse_factor(hessian: Float[Tensor, "I I"], damping: float = DAMPING) -> Float[Tensor, "I I"]:

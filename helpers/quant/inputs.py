@@ -19,13 +19,28 @@ class Inputs(NamedTuple):
 
     @classmethod
     def of(cls, x: Float[Tensor, "*tokens I"]) -> "Inputs":
-        """Sum up ``x``. ValueError where there is no token, or a number that is not finite. Built in lesson 14."""
+        """Sum up ``x``. Built in lesson 14.
+
+        ValueError where there is no token, a number that is not finite, or one whose squares leave float32.
+        """
         rows = x.detach().float().flatten(0, -2)
         if not len(rows) or not rows.isfinite().all():
             raise ValueError(f"{len(rows)} tokens, all of them finite: {bool(rows.isfinite().all())}; some are needed")
-        return cls(rows.T @ rows / len(rows), rows.abs().mean(dim=0), rows.abs().amax(dim=0), len(rows))
+        hessian = rows.T @ rows / len(rows)
+        _refuse_infinite(hessian, "inputs", rows)
+        return cls(hessian, rows.abs().mean(dim=0), rows.abs().amax(dim=0), len(rows))
 
 
 def output_error(error: Float[Tensor, "O I"], inputs: Inputs) -> Float[Tensor, "O"]:
-    """The mean square by which each output is off when the weights are off by ``error``. Built in lesson 14."""
-    return ((error @ inputs.hessian) * error).sum(dim=1)
+    """The mean square by which each output is off when the weights are off by ``error``.
+
+    ValueError where it is no finite number of float32. Built in lesson 14.
+    """
+    squares = ((error @ inputs.hessian) * error).sum(dim=1)
+    _refuse_infinite(squares, "weights", error)
+    return squares
+
+
+def _refuse_infinite(squares: Tensor, what: str, of: Tensor) -> None:
+    if not squares.isfinite().all():
+        raise ValueError(f"{what} up to {of.abs().max().item():.3g}: sums of their squares are no numbers of float32")

@@ -1,7 +1,14 @@
 """Whole numbers times a scale: INT8 and INT4, symmetric or with a zero point, and the grid that every rounder uses.
 
-symmetric    scale = largest / high                value = scale x code            INT8 absmax, Kimi's INT4
+symmetric    scale = largest / high                value = scale x code            INT8 absmax, INT4 in Kimi's files
 affine       scale = (most - least) / high         value = scale x (code - zero)   GPTQ, AWQ
+
+**Whose INT4 this is.** Kimi K2.5 is published as "compressed-tensors" holds INT4 ("pack-quantized", groups of 32,
+symmetric). How its training chose the codes is not published. Others who looked found what ``int4_codes`` does, largest
+/ 7 and codes -7 to 7: all experts of one layer of K2.5, packed again that way, have the same scales and codes bit for
+bit (https://huggingface.co/eatang/Kimi-K2.5-2layer-BF16), and experts of K2 Thinking keep their values with 15 codes
+(https://github.com/ggml-org/llama.cpp/pull/17064). The library of that name itself rounds by another rule, largest /
+7.5 and codes -8 to 7 (compressed-tensors 0.20.1, ``calculate_qparams``); ``unpack_int4`` reads either.
 """
 
 from typing import NamedTuple
@@ -9,7 +16,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Int8, Integer
 
-from helpers.quant.blocks import Block, check_blocks, largest, not_zero, spread
+from helpers.quant.blocks import Block, as_scale, check_blocks, largest, not_zero, spread
 from helpers.quant.packing import check_words, pack_words, unpack_words
 from helpers.shapes import Float, Int, Tensor
 
@@ -35,27 +42,35 @@ def grid_of(
     """The grid on which the largest number of each ``group`` of a row just finds room; no group is the whole row.
 
     Symmetric codes go from -(2^(bits-1) - 1) to as much above, affine ones from 0 to 2^bits - 1; zero is always one of
-    the values. ValueError for bits other than 2 to 8, or a width that the groups do not divide. Built in lesson 13.
+    the values. ValueError for bits other than 2 to 8, a width that the groups do not divide, or a scale that
+    ``scale_dtype`` does not hold (numbers that are not finite have none). Built in lesson 13.
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"{bits} bits a code; a grid has 2 to 8")
     groups = grouped(weight.float(), group or weight.shape[1])
     if symmetric:
         high = 2 ** (bits - 1) - 1
-        scale = not_zero((groups.abs().amax(dim=-1) / high).to(scale_dtype))
+        scale = as_scale(groups.abs().amax(dim=-1) / high, scale_dtype, high)
         return Grid(scale, torch.zeros_like(scale), -high, high)
     high = 2**bits - 1
     least, most = groups.amin(dim=-1).clamp(max=0), groups.amax(dim=-1).clamp(min=0)
-    scale = not_zero(((most - least) / high).to(scale_dtype))
+    scale = as_scale((most - least) / high, scale_dtype, high)
     zero = (-least / scale.float()).round().clamp(0, high)
     return Grid(scale, zero.to(scale.dtype), 0, high)
 
 
 def round_to(weight: Float[Tensor, "O I"], grid: Grid) -> Int[Tensor, "O I"]:
     """The code (int32) of the value nearest to each number; halfway goes to the even one. Built in lesson 13."""
-    width = _width(weight, grid)
-    codes = (grouped(weight.float(), width) / grid.scale.float()[..., None]).round() + grid.zero.float()[..., None]
-    return codes.clamp(grid.low, grid.high).flatten(1).to(torch.int32)
+    numbers = grouped(weight.float(), _width(weight, grid))
+    codes = nearest(numbers, grid.scale.float()[..., None], grid.zero.float()[..., None], grid.low, grid.high)
+    return codes.flatten(1).to(torch.int32)
+
+
+def nearest(
+    numbers: Float[Tensor, "*rest"], scale: Float[Tensor, "..."], zero: Float[Tensor, "..."], low: int, high: int
+) -> Float[Tensor, "*rest"]:
+    """The code of each number, still floating point, where ``scale`` and ``zero`` stand beside the numbers."""
+    return (numbers / scale).round_().add_(zero).clamp_(low, high)
 
 
 def from_codes(codes: Integer[Tensor, "O I"], grid: Grid) -> Float[Tensor, "O I"]:
@@ -96,9 +111,12 @@ def vectorwise(rows: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[T
 def int4_codes(
     weight: Float[Tensor, "rows columns"], group: int = 32, scale_dtype: torch.dtype = torch.bfloat16
 ) -> tuple[Int[Tensor, "rows columns"], Float[Tensor, "rows groups"]]:
-    """Codes -7 to 7 (int32) and scales, such that the largest of each group becomes 7; the last group may be ragged."""
+    """Codes -7 to 7 (int32) and scales, such that the largest of each group becomes 7; the last group may be ragged.
+
+    ValueError where ``scale_dtype`` does not hold a scale.
+    """
     block: Block = (1, group)
-    scale = not_zero((largest(weight, block) / INT4_LARGEST).to(scale_dtype))
+    scale = as_scale(largest(weight, block) / INT4_LARGEST, scale_dtype, INT4_LARGEST)
     numbers = (weight.float() / spread(scale, weight.shape, block)).round()
     return numbers.clamp(-INT4_LARGEST, INT4_LARGEST).int(), scale
 
@@ -106,9 +124,12 @@ def int4_codes(
 def pack_int4(
     weight: Float[Tensor, "rows columns"], group: int = 32, scale_dtype: torch.dtype = torch.bfloat16
 ) -> tuple[Int[Tensor, "rows words"], Float[Tensor, "rows groups"], Int[Tensor, "2"]]:
-    """INT4 as "compressed-tensors" files hold it: int32s of eight codes plus 8, scales, and the shape."""
+    """INT4 as "compressed-tensors" files hold it: int32s of eight codes plus 8, scales, and the shape.
+
+    The last int32 of a row is filled up with zero bits, as there. ValueError as in ``int4_codes``.
+    """
     codes, scale = int4_codes(weight, group, scale_dtype)
-    return pack_words(codes + 8, filler=8), scale, torch.tensor(weight.shape, dtype=torch.int32)
+    return pack_words(codes + 8), scale, torch.tensor(weight.shape, dtype=torch.int32)
 
 
 def unpack_int4(

@@ -7,13 +7,13 @@ from torch import nn
 
 from helpers.moe.experts import Experts
 from helpers.moe.mixture import Router
+from helpers.quant.blocks import check_numbers
 from helpers.quant.cpu import CPU
 from helpers.quant.experts import QuantisedExperts, QuantisedRouter
 from helpers.quant.formats import format_of
 from helpers.quant.linear import Pack, QuantisedEmbedding, QuantisedLinear, packing
 from helpers.quant.parts import Held, check_parts, held_by_part, layers_of, part_of, weights_of
 from helpers.quant.ways import Ways, stored_as
-from helpers.shapes import Tensor
 from helpers.units import format_bytes, format_count
 
 KEPT = ("router", "head", "embedding", "vision")  # small parts that suffer most, and one that a token reads a row of
@@ -67,23 +67,22 @@ def quantise(model: nn.Module, name: str, keep: Collection[str] = KEPT, wrap: bo
     where they do not divide a width. Make the model bfloat16 first to get the kernels in ``ways``: a float32 model is
     exact and slow. Experts are stacks, and are packed with the rest.
 
-    ValueError for an unknown format or part, a width that the format does not divide, NaN or infinity, or where
-    nothing is left to pack; the model is then as it was. Built in lesson 15.
+    ValueError for an unknown format or part, a width that the format does not divide, numbers that no format stores
+    (NaN, infinity, above 1e37), or where nothing is left to pack; the model is then as it was. Built in lesson 15.
     """
-    layers = dict(layers_of(model))
-    stored_as(name)
-    check_parts(keep, layers)
-    chosen = {at: layer for at, layer in layers.items() if not _kept(model, at, keep)}
-    _check(chosen, name, keep, wrap)
+    chosen = _chosen(model, name, keep, wrap)
     before = held_by_part(model)
-    for at, layer in chosen.items():
-        put(model, at, packed(layer, packing(name, ways, wrap)))
+    # All or nothing without a second model in memory: whatever can be refused is looked for first, and then each layer
+    # is let go as soon as its packed one stands in its place. So only names are held here, and no layers. Stopped in
+    # between, by a person or for lack of memory, the model has some packed layers and computes with them.
+    for at in chosen:
+        put(model, at, packed(model.get_submodule(at), packing(name, ways, wrap)))
     return Report(name, before, held_by_part(model))
 
 
 def packed(layer: nn.Module, pack: Pack) -> nn.Module:
     """The packed layer that takes the place of this one; ``pack`` quantises its weights, or reads them."""
-    return PACKED[type(layer)](layer, pack)
+    return PACKED[type(layer)](layer, pack).train(layer.training)
 
 
 def put(model: nn.Module, at: str, layer: nn.Module) -> None:
@@ -92,41 +91,58 @@ def put(model: nn.Module, at: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(owner), leaf, layer)
 
 
+def _chosen(model: nn.Module, name: str, keep: Collection[str], wrap: bool) -> list[str]:
+    """The names of the layers to pack. ValueError for all that packing them would refuse."""
+    layers = dict(layers_of(model))
+    divides = format_of(stored_as(name)).divides
+    check_parts(keep, layers)
+    chosen = {at: layer for at, layer in layers.items() if not _kept(model, at, keep)}
+    if not chosen:
+        raise ValueError(f"nothing is left to pack: what is not packed already is in keep={list(keep)}")
+    for at, layer in chosen.items():
+        _check_numbers(at, layer)
+    if narrow := {at: width for at, layer in chosen.items() if (width := _narrow(layer, divides, wrap))}:
+        _refuse_narrow(narrow, name, divides, wrap)
+    return list(chosen)
+
+
 def _kept(model: nn.Module, at: str, keep: Collection[str]) -> bool:
     part, owner = part_of(at), model.get_submodule(at.rpartition(".")[0])
     tied = part == "embedding" and getattr(owner, "head", owner) is None
     return at in keep or part in keep or (tied and "head" in keep)
 
 
-def _check(chosen: dict[str, nn.Module], name: str, keep: Collection[str], wrap: bool) -> None:
-    """All that ``encode`` would refuse, before anything is changed."""
-    if not chosen:
-        raise ValueError(f"nothing is left to pack: what is not packed already is in keep={list(keep)}")
-    divides, narrow = format_of(stored_as(name)).divides, {}
-    for at, layer in chosen.items():
-        for weight in weights_of(layer):
-            _check_numbers(at, weight)
-            matrix = weight[0] if weight.dim() == 3 else weight
-            if (matrix.numel() if wrap else matrix.shape[1]) % divides:
-                narrow[at] = weight.shape[-1]
-    if narrow:
-        at, width = next(iter(narrow.items()))
-        rest = f" and {len(narrow) - 1} more layers" if len(narrow) > 1 else ""
-        parts, remedy = (
-            sorted({part_of(at) for at in narrow}),
-            "let groups run on over the ends of rows with wrap=True, ",
-        )
-        raise ValueError(
-            f"{name!r} needs {'matrices' if wrap else 'widths'} that {divides} divides, and {at} has {width} columns"
-            f"{rest}: {'' if wrap else remedy}keep {parts}, or take another format"
-        )
+def _check_numbers(at: str, layer: nn.Module) -> None:
+    for weight in weights_of(layer):
+        if weight.is_meta:
+            raise ValueError(f"{at} has no numbers yet (it is on the meta device): load the model first")
+        try:
+            if not weight.numel():
+                raise ValueError(f"{list(weight.shape)} holds no number")
+            check_numbers(weight)
+        except ValueError as error:
+            raise ValueError(f"{at}: {error}") from None
 
 
-def _check_numbers(at: str, weight: Tensor) -> None:
-    if weight.is_meta:
-        raise ValueError(f"{at} has no numbers yet (it is on the meta device): load the model first")
-    if wrong := int((~weight.isfinite()).sum()):
-        raise ValueError(f"{at}: {wrong} of {weight.numel()} numbers are NaN or infinite, which no format stores")
+def _narrow(layer: nn.Module, divides: int, wrap: bool) -> int | None:
+    """The width of a matrix of this layer that groups of so many numbers do not divide; None where they divide all."""
+    for weight in weights_of(layer):
+        if weight.shape[-2:].numel() % divides if wrap else weight.shape[-1] % divides:
+            return weight.shape[-1]
+    return None
+
+
+def _refuse_narrow(narrow: dict[str, int], name: str, divides: int, wrap: bool) -> None:
+    at, width = next(iter(narrow.items()))
+    rest = f" and {len(narrow) - 1} more layers" if len(narrow) > 1 else ""
+    parts, remedy = (
+        sorted({part_of(at) for at in narrow}),
+        "let groups run on over the ends of rows with wrap=True, ",
+    )
+    raise ValueError(
+        f"{name!r} needs {'matrices' if wrap else 'widths'} that {divides} divides, and {at} has {width} columns"
+        f"{rest}: {'' if wrap else remedy}keep {parts}, or take another format"
+    )
 
 
 def _row(name: str, was: Held, now: Held) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ quantised too: double quantisation, eight bits a scale.
 import torch
 from jaxtyping import UInt8
 
-from helpers.quant.blocks import not_zero
+from helpers.quant.blocks import check_numbers, not_zero
 from helpers.quant.integers import grouped
 from helpers.quant.packing import pack_pairs, unpack_pairs
 from helpers.shapes import Float, Int, Tensor
@@ -52,8 +52,9 @@ def pack_table(
 ) -> tuple[UInt8[Tensor, "O bytes"], Float[Tensor, "O blocks"]]:
     """Two codes a byte, the first in the upper half, and the largest of each block, as bitsandbytes packs them.
 
-    ValueError when the blocks do not divide the width. Built in lesson 13.
+    ValueError when the blocks do not divide the width, and as in ``check_numbers``. Built in lesson 13.
     """
+    check_numbers(weight)
     blocks = grouped(weight.float(), block)
     most = blocks.abs().amax(dim=-1)
     numbers = (blocks * (1 / most.clamp(min=1e-38))[..., None]).clamp(-1, 1)
@@ -91,7 +92,7 @@ def pack_scales(
 
     Source: "QLoRA", 2023, section 3. Built in lesson 13.
     """
-    mean = most.mean()
+    mean = (most * 2.0**-20).mean() * 2.0**20  # to the bit bitsandbytes', and many 1e37 sum up within float32
     flat = (most - mean).flatten()
     rows = torch.nn.functional.pad(flat, (0, -len(flat) % SCALES)).view(-1, SCALES)
     outer = rows.abs().amax(dim=1)

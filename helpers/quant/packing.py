@@ -37,11 +37,13 @@ def unpack_pairs(
     return torch.stack(halves, dim=-1).flatten(1)[:, :columns]
 
 
-def pack_words(codes: Integer[Tensor, "rows columns"], filler: int = 0) -> Int[Tensor, "rows words"]:
-    """Codes 0 to 15, eight in each int32; the last word of a row is filled up with ``filler``."""
+def pack_words(codes: Integer[Tensor, "rows columns"]) -> Int[Tensor, "rows words"]:
+    """Codes 0 to 15, eight in each int32; the last word of a row is filled up with zeros, as compressed-tensors does.
+
+    Source: compressed-tensors 0.20.1, ``pack_to_int32``. ValueError for another code.
+    """
     _refuse_wide(codes)
-    padding = (0, -codes.shape[1] % 8)
-    eights = torch.nn.functional.pad(codes.long(), padding, value=filler).unflatten(1, (-1, 8))
+    eights = torch.nn.functional.pad(codes.long(), (0, -codes.shape[1] % 8)).unflatten(1, (-1, 8))
     return (eights << torch.tensor(PLACES, device=codes.device)).sum(-1).to(torch.int32)
 
 

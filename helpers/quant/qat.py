@@ -3,8 +3,9 @@
 Rounding has no slope: a weight moved by less than half a step changes nothing. So the forward pass uses the rounded
 weight, and the gradient passes as if there had been no rounding (a straight-through estimator). Weights move in full
 precision underneath until they round to something better.
-Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013 (arXiv 1308.3432); Kimi
-K2 Thinking and K2.5 were trained so, their routed experts in INT4.
+Source: Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013 (arXiv 1308.3432).
+Moonshot say that Kimi K2 Thinking was trained so, its experts in INT4, and K2.5 by the same method; the details of that
+rounding are not published (see helpers/quant/integers.py).
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from helpers.quant.blocks import check_numbers
 from helpers.quant.integers import from_codes, grid_of, round_to
 from helpers.shapes import Float, Tensor
 
@@ -57,13 +59,13 @@ class _Rounding(nn.Module):
 def rounding(model: nn.Module, names: list[str], width: Width) -> Iterator[list[nn.Parameter]]:
     """Within the block the weights of these names are read as rounded, and learn; at its end they are what was read.
 
-    Gives the weights that learn, in full precision; all others are frozen for the while. ValueError for a name that is
-    no weight of ``model``, or for none. Built in lesson 15.
+    Gives the weights that learn, in full precision; all others are frozen for the while. Where training has made one of
+    them infinite it stays as it learned. ValueError for a name that is no weight of ``model``, for none, and for a
+    weight that cannot be rounded so; the model is then as it was. Built in lesson 15.
     """
-    own, learned = dict(model.named_parameters()), {name: weight.requires_grad for name, weight in _all(model)}
-    if not names or set(names) - set(own):
-        said = ", ".join(sorted(set(names) - set(own))) or "none"
-        raise ValueError(f"weights to round: {said} given; there are {', '.join(list(own)[:4])} and {len(own)} in all")
+    names = list(dict.fromkeys(names))
+    _check(dict(_all(model)), names, width)
+    learned = {name: weight.requires_grad for name, weight in _all(model)}
     places = [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
     model.requires_grad_(False)
     for module, weight in places:
@@ -72,9 +74,25 @@ def rounding(model: nn.Module, names: list[str], width: Width) -> Iterator[list[
         yield [module.parametrizations[weight].original.requires_grad_(True) for module, weight in places]
     finally:
         for module, weight in places:
-            parametrize.remove_parametrizations(module, weight, leave_parametrized=True)
+            finite = bool(module.parametrizations[weight].original.isfinite().all())
+            parametrize.remove_parametrizations(module, weight, leave_parametrized=finite)
         for name, weight in _all(model):
             weight.requires_grad_(learned[name])
+
+
+def _check(own: dict[str, nn.Parameter], names: list[str], width: Width) -> None:
+    """ValueError for all that registering would refuse, before anything is registered."""
+    if not names or set(names) - set(own):
+        said = ", ".join(sorted(set(names) - set(own))) or "none"
+        raise ValueError(f"weights to round: {said} given; there are {', '.join(list(own)[:4])} and {len(own)} in all")
+    for name in names:
+        try:
+            if own[name].dim() < 2:
+                raise ValueError(f"has the shape {list(own[name].shape)}; matrices and stacks of them are rounded")
+            check_numbers(own[name])
+            rounded(own[name], width.bits, width.group)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _all(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

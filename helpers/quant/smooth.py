@@ -24,11 +24,13 @@ def smoothing(
     """s = max|x|^alpha / max|w|^(1 - alpha), a number a column; x becomes x / s and the weights w s.
 
     ``largest`` is max|x| of each column; ``weights`` all read x. With alpha 1 the inputs become flat, with 0 the
-    weights. ValueError for an alpha outside 0 to 1. Built in lesson 14.
+    weights. ValueError for an alpha outside 0 to 1, or numbers that are not finite. Built in lesson 14.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it shares between 0, the inputs stay, and 1, they become flat")
     most = torch.cat(list(weights)).abs().amax(dim=0).clamp(min=LEAST)
+    if not (most.isfinite().all() and largest.isfinite().all()):
+        raise ValueError("inputs and weights are finite numbers; some here are NaN or infinite")
     return (largest.clamp(min=LEAST).pow(alpha) / most.pow(1 - alpha)).clamp(min=LEAST)
 
 

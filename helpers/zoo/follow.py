@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from helpers.device import threads
 from helpers.moe.balance import rebalance, watch_loads
 from helpers.train import Run, initialise, train, train_only
 from helpers.zoo.recipe import Recipe, Stage
@@ -44,10 +45,20 @@ def follow(
     """Take the stages in order, each from the checkpoint in ``build`` where there is one.
 
     After ``seconds``, but not without a step, this sitting ends, and the same call goes on later. ``report`` is called
-    after each step.
+    after each step. torch computes on the recipe's threads meanwhile.
     ValueError where a checkpoint is damaged or belongs to another run.
     """
-    torch.set_num_threads(recipe.threads)
+    with threads(recipe.threads):
+        return _stages(recipe, build, seconds, report, device)
+
+
+def _stages(
+    recipe: Recipe,
+    build: Path,
+    seconds: float | None,
+    report: Callable[[Stage, Run], None] | None,
+    device: torch.device | str,
+) -> Made:
     tokenizer, model, runs = recipe.tokenizer(), begin(recipe).to(device), {}
     end = None if seconds is None else time.monotonic() + seconds
     for stage in recipe.stages:

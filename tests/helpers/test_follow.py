@@ -89,3 +89,16 @@ def test_a_shipped_recipe_learns_within_its_first_steps_and_goes_on_exactly(tmp_
     while not (last := follow(shipped, tmp_path / "many", seconds=4)).whole:
         pass
     assert same(weights(whole), weights(last))
+
+
+def test_threads_are_those_of_the_recipe_while_it_is_followed_and_as_before_whatever_ends_it(tmp_path):
+    before, seen = torch.get_num_threads(), []
+
+    def stop(_stage, _run):
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(replace(RECIPE, threads=before + 1), tmp_path, report=stop)
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before

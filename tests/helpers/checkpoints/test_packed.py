@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from course import parity_runs
+from course.parity_configs import CONFIGS
 from helpers.checkpoints import CheckpointError, load, save
 from helpers.checkpoints.folder import CONFIG, SINGLE
 from helpers.checkpoints.stored import Files
@@ -14,6 +16,7 @@ from helpers.models.qwen3 import Config, Qwen3
 from helpers.quant.floats import pack_fp8, unpack_fp8
 from helpers.quant.fp4 import pack_fp4, unpack_fp4
 from helpers.quant.integers import pack_int4, unpack_int4
+from helpers.quant.packing import pack_words
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 INT4 = {
@@ -97,6 +100,55 @@ def test_fp8_in_ue8m0_scales_named_scale_is_loaded_as_deepseek_v4_publishes_it(t
     assert (loaded - weights[name]).abs().max() < 0.01
 
 
+def as_compressed_tensors(weight, group):
+    """Codes chosen by that library's own rule, largest / 7.5 and -8 to 7, and words filled up as it fills them."""
+    blocks = weight.unflatten(1, (-1, group))
+    scale = (blocks.abs().amax(dim=-1) / 7.5).bfloat16()
+    codes = (blocks / scale.float()[..., None]).round().clamp(-8, 7).flatten(1)
+    parts = pack_words(codes.int() + 8), scale, torch.tensor(weight.shape)
+    return dict(zip(("_packed", "_scale", "_shape"), parts, strict=True)), codes * scale.float().repeat_interleave(
+        group, 1
+    )
+
+
+def narrow(sizes):
+    """The sizes of a text model whose feed-forward layers and experts are not a multiple of eight wide."""
+    if "text_config" in sizes:
+        return sizes | {"text_config": narrow(sizes["text_config"])}
+    widths = {"intermediate_size": 20, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12}
+    return sizes | {name: width for name, width in widths.items() if name in sizes}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_rows_that_do_not_fill_their_last_word_are_read_in_every_family_matrices_and_experts(
+    tmp_path, monkeypatch, family
+):
+    """In groups of 4, rows of 12 and of 20 numbers end in half a word."""
+    tiny = CONFIGS[family]
+    monkeypatch.setitem(CONFIGS, family, tiny._replace(sizes=narrow(tiny.sizes)))
+    parity_runs.save_random(family, tmp_path)
+    save(load(tmp_path), tmp_path)
+    weights, packed, expected, ragged = load_file(tmp_path / SINGLE), {}, {}, 0
+    for name, weight in weights.items():
+        packed[name] = expected[name] = weight
+        if (
+            weight.dim() == 2
+            and weight.shape[1] % 4 == 0
+            and name.endswith(("proj.weight", "w1.weight", "w2.weight", "w3.weight"))
+        ):
+            parts, expected[name] = as_compressed_tensors(packed.pop(name), 4)
+            packed |= {f"{name}{part}": tensor for part, tensor in parts.items()}
+            ragged += weight.shape[1] % 8 > 0
+    assert ragged
+    save_file(packed, tmp_path / SINGLE)
+    config = json.loads((tmp_path / CONFIG).read_text()) | {"quantization_config": group(group_size=4)}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    save(load(tmp_path), tmp_path / "plain")
+    plain = load_file(tmp_path / "plain" / SINGLE)
+    assert plain.keys() == expected.keys()
+    assert all(torch.equal(plain[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("pack", [fp8, fp4, int4])
 def test_packed_numbers_and_their_scales_can_be_had_as_they_lie_in_the_files(tmp_path, pack):
     weight = packed_folder(tmp_path, pack)["model.layers.0.mlp.up_proj.weight"]
@@ -119,6 +171,10 @@ def group(**changes):
     return INT4 | {"config_groups": {"group_0": {"weights": weights}}}
 
 
+def beside(**changes):
+    return INT4 | {"config_groups": {"group_0": INT4["config_groups"]["group_0"] | changes}}
+
+
 REFUSED = {
     "unknown": (fp8, {"quant_method": "awq"}, "packed by 'awq'; known are 'fp8' and 'compressed-tensors'"),
     "nameless": (fp8, {"bits": 4}, "packed by None; known are 'fp8' and 'compressed-tensors'"),
@@ -130,6 +186,14 @@ REFUSED = {
     "a zero point": (int4, group(symmetric=False), "'symmetric': False"),
     "no group": (int4, group(group_size=None), "'group_size': None"),
     "other groups": (int4, group(group_size=16), "are needed for blocks of 1x16"),
+    "columns in another order": (int4, group(actorder="group"), "with actorder 'group' is not known"),
+    "columns in another order by an old name": (int4, group(actorder=True), "with actorder 'True' is not known"),
+    "a recipe by its name": (int4, INT4 | {"config_groups": {"W4A16": ["Linear"]}}, "as ['Linear'] is not known"),
+    "rounded inputs": (int4, beside(input_activations={"num_bits": 8}), "with input_activations {'num_bits': 8}"),
+    "a format of its own": (int4, beside(format="nvfp4-pack-quantized"), "with format nvfp4-pack-quantized"),
+    "a rounded cache": (int4, INT4 | {"kv_cache_scheme": {"num_bits": 8}}, "with kv_cache_scheme {'num_bits': 8}"),
+    "turned weights": (int4, INT4 | {"transform_config": {"config_groups": {"u": {}}}}, "with transform_config {"),
+    "sparse weights": (int4, INT4 | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "with sparsity_config {"),
     "no groups at all": (int4, {"quant_method": "compressed-tensors"}, "compressed-tensors as None is not known"),
     "another format": (int4, INT4 | {"format": "marlin-24"}, "in the format 'pack-quantized'"),
     "the wrong method": (int4, FP8, "weight_packed"),
@@ -144,6 +208,23 @@ def test_a_way_of_packing_that_is_not_known_is_refused_in_one_line(tmp_path, pac
         load(tmp_path)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+TAKEN = {
+    "nothing that may be left out": group(type=None, symmetric=None, strategy=None),
+    "rounded in another order": group(actorder="static"),
+    "what only says how it was made": group(observer="minmax", observer_kwargs={}, dynamic=False, actorder=None),
+    "what is not used": INT4 | {"kv_cache_scheme": None, "transform_config": {}, "sparsity_config": {}},
+    "layers by patterns": INT4 | {"ignore": ["lm_head", "re:.*self_attn.*", "re:vision_tower.*"]},
+}
+
+
+@pytest.mark.parametrize("method", TAKEN.values(), ids=TAKEN)
+def test_what_a_config_may_say_beside_the_one_known_way_changes_nothing(tmp_path, method):
+    weights = packed_folder(tmp_path, int4, method)
+    name = "model.layers.1.self_attn.q_proj.weight"
+    expected = UNPACKED[int4](weights[name], torch.float32)
+    assert torch.equal(load(tmp_path).blocks[1].attention.query.weight, expected)
 
 
 Q = "model.layers.1.self_attn.q_proj.weight"
@@ -179,6 +260,7 @@ DAMAGED = {
         {f"{Q}_packed": torch.zeros(160, 6)},
         f"'{Q}_packed' is F32; eight INT4 numbers lie in an I32",
     ),
+    "turned columns": (int4, {f"{Q}_g_idx": torch.arange(48).int()}, f"another order ({Q}_g_idx)"),
     "twice": (int4, {Q: torch.zeros(160, 48)}, f"'{Q}' is there twice, packed and plain"),
 }
 

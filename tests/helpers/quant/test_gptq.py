@@ -132,6 +132,25 @@ def test_the_greedy_codes_alone_can_be_worse_in_a_row_so_keeping_the_better_is_n
     assert worse > 0
 
 
+def passed_on_at_once(weight: Tensor, grid: Grid, hessian: Tensor) -> Tensor:
+    """Algorithm 1 as it is printed, without blocks: each error moves every later column before the next is rounded."""
+    upper, left, codes = inverse_factor(hessian).to(weight.dtype), weight.clone(), []
+    group = weight.shape[1] // grid.scale.shape[1]
+    for j in range(weight.shape[1]):
+        own = Grid(grid.scale[:, [j // group]], grid.zero[:, [j // group]], grid.low, grid.high)
+        codes.append(round_to(left[:, [j]], own))
+        left[:, j:] -= (left[:, [j]] - from_codes(codes[-1], own)) / upper[j, j] * upper[j, j:]
+    return torch.cat(codes, dim=1)
+
+
+@pytest.mark.parametrize(("width", "group"), [(1, 1), (31, 31), (33, 11), (128, 32), (129, 43), (200, 8)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_an_error_that_waits_until_a_column_is_read_gives_the_codes_of_the_printed_algorithm(width, group, symmetric):
+    weight, inputs = randn(24, width, seed=1).double(), Inputs.of(mixed(4 * width, width, 7))
+    grid, hessian = grid_of(weight, 3, group, symmetric), inputs.hessian.double()
+    assert torch.equal(compensate(weight, grid, hessian), passed_on_at_once(weight, grid, hessian))
+
+
 @pytest.mark.parametrize("block", [1, 3, 31, 32, 33, 1000])
 @pytest.mark.parametrize("act_order", [False, True])
 def test_blocks_change_the_order_of_the_sums_and_nothing_else(block, act_order):

@@ -8,8 +8,19 @@ from hypothesis import strategies as st
 
 from helpers.compare import assert_close, randn, tolerance
 from helpers.quant.formats import encode
-from helpers.quant.integers import Grid, from_codes, grid_of, grouped, int4_codes, pack_int4, round_to, vectorwise
+from helpers.quant.integers import (
+    Grid,
+    from_codes,
+    grid_of,
+    grouped,
+    int4_codes,
+    pack_int4,
+    round_to,
+    unpack_int4,
+    vectorwise,
+)
 from helpers.quant.outliers import mixed_product, outlier_columns, split
+from helpers.quant.packing import pack_words
 
 
 def test_a_row_small_enough_for_paper():
@@ -107,7 +118,23 @@ def test_a_column_is_rounded_on_the_grid_of_its_group():
     assert torch.equal(round_to(weight[:, 40:41], column), round_to(weight, grid)[:, 40:41])
 
 
-def test_kimis_int4_is_the_symmetric_grid_with_scales_in_bfloat16_and_its_bytes_are_the_files():
+def test_int4_by_another_rule_than_ours_is_read_as_it_is_and_ours_is_a_fixed_point_of_itself():
+    """compressed-tensors 0.20.1 takes largest / 7.5 and -8 to 7; files of either rule are read by the one reader."""
+    weight = randn(4, 64, seed=5)
+    blocks = weight.unflatten(1, (-1, 32))
+    scale = (blocks.abs().amax(dim=-1) / 7.5).bfloat16()
+    codes = (blocks / scale.float()[..., None]).round().clamp(-8, 7).flatten(1).int()
+    read = unpack_int4(pack_words(codes + 8), scale, (4, 64))
+    assert torch.equal(read, codes * scale.float().repeat_interleave(32, 1))
+    assert codes.abs().max() == 8
+    words, own_scale, _ = pack_int4(weight)
+    again = pack_int4(unpack_int4(words, own_scale, (4, 64)))
+    assert torch.equal(again[0], words)
+    assert torch.equal(again[1], own_scale)
+    assert not torch.equal(words, pack_words(codes + 8))
+
+
+def test_int4_is_the_symmetric_grid_with_scales_in_bfloat16_and_its_bytes_are_those_of_compressed_tensors():
     weight = randn(8, 128, seed=4)
     codes, scale = int4_codes(weight)
     grid = grid_of(weight, 4, 32, scale_dtype=torch.bfloat16)

@@ -12,7 +12,14 @@ def test_two_codes_in_a_byte_on_paper():
     codes = torch.tensor([[1, 2, 15, 0, 7]])
     assert pack_pairs(codes).tolist() == [[0x21, 0x0F, 0x07]]
     assert pack_pairs(codes, first_high=True).tolist() == [[0x12, 0xF0, 0x70]]
-    assert pack_words(codes, filler=8).tolist() == [[0x88870F21 - 2**32]]
+    assert pack_words(codes).tolist() == [[0x00070F21]]
+
+
+def test_words_are_those_of_compressed_tensors_where_the_last_one_of_a_row_is_not_full():
+    """Recorded from ``pack_to_int32(codes, 4)`` of compressed-tensors 0.20.1, which takes codes from -8 on."""
+    codes = [[-8, -7, -1, 0, 1, 7, 3, -3, 5, -8, 2], [7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3]]
+    assert pack_words(torch.tensor(codes) + 8).tolist() == [[1543079696, 2573], [-1985229329, 1383]]
+    assert unpack_words(torch.tensor([[1543079696, 2573]]).int(), 11).tolist() == [[code + 8 for code in codes[0]]]
 
 
 @given(rows=st.integers(1, 4), columns=st.integers(1, 40), high=st.booleans(), seed=st.integers(0, 2**31))
