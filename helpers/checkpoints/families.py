@@ -14,6 +14,7 @@ from torch import nn
 from helpers.checkpoints import configs
 from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.folder import CONFIG
+from helpers.layers.config_words import rotary_object
 from helpers.models import (
     deepseek_v3,
     deepseek_v4,
@@ -207,7 +208,15 @@ ALLOWED = {
     tuple: ((list, tuple), "a list"),
 }
 LISTED = ("merge_kernel_size",)  # one number here, a list of two there
-MAY_BE_ZERO = ("num_dense_blocks", "num_shared", "num_drafters", "num_experts", "mlp_width", "shared_width")
+MAY_BE_ZERO = (  # config.json's words
+    "first_k_dense_replace",
+    "n_shared_experts",
+    "num_nextn_predict_layers",
+    "num_experts",
+    "intermediate_size",
+    "shared_expert_intermediate_size",
+    "image_token_id",
+)
 
 
 def family_of(published: dict, folder: Path) -> Family:
@@ -225,7 +234,9 @@ def empty_model(family: Family, published: dict, folder: Path, names: Collection
     """
     try:
         _check_types(published, family.config)
-        config = family.fit(family.from_hf(published), names)
+        config = family.from_hf(published)
+        _check_types(_as_words(config), family.config)  # once more: what stood under another name, or deeper
+        config = family.fit(config, names)
         if config.num_blocks > len(names):  # and not a model that takes for ever to lay out
             raise ValueError(
                 f"config.json asks for {config.num_blocks} blocks, and the files hold {len(names)} tensors"
@@ -238,15 +249,20 @@ def empty_model(family: Family, published: dict, folder: Path, names: Collection
 
 def _check_types(published: dict, config: type) -> None:
     """Sizes are positive numbers and flags are true or false; what is missing is named by the family itself."""
-    rope = published.get("rope_parameters")
-    flat = {**rope, **published} if isinstance(rope, dict) else published
+    flat = {**published, **rotary_object(published)}
     for field in dataclasses.fields(config):
         name, kind = CONFIG_NAMES[config][field.name], _plain_type(field.type)
         value = flat.get(name)
         if kind in CONFIG_NAMES and isinstance(value, dict):
             _check_types(value, kind)
         elif value is not None and kind in ALLOWED and name not in LISTED:
-            _check_type(name, value, kind, may_be_zero=field.name in MAY_BE_ZERO)
+            _check_type(name, value, kind, may_be_zero=name in MAY_BE_ZERO)
+
+
+def _as_words(config: object) -> dict:
+    values = {field: getattr(config, field.name) for field in dataclasses.fields(config) if field.name != "yarn"}
+    names = CONFIG_NAMES[type(config)]
+    return {names[field.name]: value for field, value in values.items() if value != field.default}
 
 
 def _check_type(name: str, value: object, kind: type, may_be_zero: bool) -> None:

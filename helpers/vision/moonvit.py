@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.layers.config_words import flattened
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
 from helpers.precision import wide
 from helpers.shapes import Float, Tensor
@@ -99,7 +100,7 @@ def from_hf(published: dict) -> Config:
     ValueError where a feature is asked that is not here.
     """
     older = {new: published[old] for new, old in OLDER.items() if old in published}
-    flat = {**(published.get("rope_parameters") or {}), **older, **published}
+    flat = {**older, **flattened(published)}
     for name, allowed in ONLY.items():
         if flat.get(name, allowed[0]) not in allowed:
             wanted = " or ".join(map(repr, allowed))
