@@ -8,6 +8,7 @@ EVERYWHERE = {
     "is_causal": True,  # False: every token sees all others, as in models that embed texts
     "is_encoder_decoder": False,
     "per_layer_config": (None, {}),  # other sizes in some layers
+    "kv_sharing_modes": None,  # layers that read the cache of others
 }
 HEADS = ("ForCausalLM", "ForConditionalGeneration")  # how the name of a model that writes tokens ends
 

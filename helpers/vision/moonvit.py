@@ -67,6 +67,7 @@ OLDER = {  # transformers' names -> those of the files that Moonshot AI publishe
 ONLY = {
     "hidden_act": ("gelu_pytorch_tanh",),
     "rope_type": ("axial", "default"),
+    "partial_rotary_factor": (1.0,),
     "pos_emb_type": ("divided_fixed",),
     "merge_type": ("sd2_tpool",),
     "mm_projector_type": ("patchmerger",),

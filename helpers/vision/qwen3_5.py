@@ -67,6 +67,7 @@ ONLY = {
     "hidden_act": ("gelu_pytorch_tanh",),
     "deepstack_visual_indexes": ([],),
     "rope_type": ("axial", "default"),
+    "partial_rotary_factor": (1.0,),
 }
 
 # Ours -> the checkpoint's, after its prefix; {n} is the block.
