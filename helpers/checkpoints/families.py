@@ -14,6 +14,7 @@ from torch import nn
 from helpers.checkpoints import configs
 from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.folder import CONFIG
+from helpers.layers.config_words import rotary_object
 from helpers.models import (
     deepseek_v3,
     deepseek_v4,
@@ -50,8 +51,8 @@ def _drafter(config: object, names: Collection[str]) -> str | None:
     return f"model.layers.{config.num_blocks}." if f"model.layers.{config.num_blocks}.eh_proj.weight" in names else None
 
 
-def _unused_drafter(config: object, names: Collection[str]) -> str | None:
-    return None if getattr(config, "num_drafters", 0) else _drafter(config, names)
+def _unused_drafter(config: object, names: Collection[str]) -> str | tuple[str, ...]:
+    return () if getattr(config, "num_drafters", 0) else _drafter(config, names) or ()
 
 
 def _drafter_if_there(config: deepseek_v3.Config, names: Collection[str]) -> deepseek_v3.Config:
@@ -63,9 +64,16 @@ def _drafter_copies(config: deepseek_v3.Config) -> dict[str, str]:
     return {name.replace("{n}", str(config.num_blocks)): ours for name, ours in deepseek_v3.COPIES.items()}
 
 
-def _mtp(config: object, names: Collection[str]) -> str | None:
+def _mtp(config: object, names: Collection[str]) -> str:
     """The block that guesses the token after the next, which is not built; transformers leaves it out too."""
     return "mtp."
+
+
+def _mtp_and_idle_gates(config: object, names: Collection[str]) -> tuple[str, ...]:
+    """Without a shared expert transformers still writes the gates of its answers, which are zero."""
+    text = getattr(config, "text", config)
+    gates = (name for name in names if name.endswith(".mlp.shared_expert_gate.weight"))
+    return ("mtp.", *(gates if text.num_experts and not text.shared_width else ()))
 
 
 def _v4_name(name: str) -> str:
@@ -86,8 +94,8 @@ def _as_it_is(config: object, names: Collection[str]) -> object:
     return config
 
 
-def _all_used(config: object, names: Collection[str]) -> str | None:
-    return None
+def _all_used(config: object, names: Collection[str]) -> tuple[str, ...]:
+    return ()
 
 
 def _no_copies(config: object) -> dict[str, str]:
@@ -107,7 +115,9 @@ class Family(NamedTuple):
     to_hf: Callable[[object], dict]  # and back
     published_name: Callable[[str], str]  # our parameter -> the checkpoint's tensor; with {e}, one tensor an expert
     fit: Callable[[object, Collection[str]], object] = _as_it_is  # a config -> that of the tensors that are there
-    unused: Callable[[object, Collection[str]], str | None] = _all_used  # how the names begin that are not read
+    unused: Callable[[object, Collection[str]], str | tuple[str, ...]] = (
+        _all_used  # how the names begin that are not read
+    )
     copies: Callable[[object], dict[str, str]] = _no_copies  # tensors that the files hold twice -> our parameter
     rename: Callable[[str], str] = _published  # a name in the files -> the published one, where the two differ
 
@@ -119,7 +129,7 @@ QWEN3_5 = Family(
     qwen3_5.from_hf,
     configs.from_qwen3_5,
     qwen3_5.published_name,
-    unused=_mtp,
+    unused=_mtp_and_idle_gates,
 )
 DEEPSEEK_V3 = Family(
     deepseek_v3.DeepSeekV3,
@@ -164,7 +174,7 @@ QWEN3_5_VISION = Family(
     qwen3_5_vision.from_hf,
     configs.from_qwen3_5_vision,
     qwen3_5_vision.published_name,
-    unused=_mtp,
+    unused=_mtp_and_idle_gates,
 )
 KIMI_K25 = Family(
     kimi_k25.KimiK25,
@@ -207,7 +217,15 @@ ALLOWED = {
     tuple: ((list, tuple), "a list"),
 }
 LISTED = ("merge_kernel_size",)  # one number here, a list of two there
-MAY_BE_ZERO = ("num_dense_blocks", "num_shared", "num_drafters", "num_experts", "mlp_width", "shared_width")
+MAY_BE_ZERO = (  # config.json's words
+    "first_k_dense_replace",
+    "n_shared_experts",
+    "num_nextn_predict_layers",
+    "num_experts",
+    "shared_expert_intermediate_size",
+    "image_token_id",
+)
+OF_DENSE_BLOCKS = "intermediate_size"  # no size of a model whose blocks all have experts
 
 
 def family_of(published: dict, folder: Path) -> Family:
@@ -225,7 +243,9 @@ def empty_model(family: Family, published: dict, folder: Path, names: Collection
     """
     try:
         _check_types(published, family.config)
-        config = family.fit(family.from_hf(published), names)
+        config = family.from_hf(published)
+        _check_types(_as_words(config), family.config)  # once more: what stood under another name, or deeper
+        config = family.fit(config, names)
         if config.num_blocks > len(names):  # and not a model that takes for ever to lay out
             raise ValueError(
                 f"config.json asks for {config.num_blocks} blocks, and the files hold {len(names)} tensors"
@@ -238,15 +258,25 @@ def empty_model(family: Family, published: dict, folder: Path, names: Collection
 
 def _check_types(published: dict, config: type) -> None:
     """Sizes are positive numbers and flags are true or false; what is missing is named by the family itself."""
-    rope = published.get("rope_parameters")
-    flat = {**rope, **published} if isinstance(rope, dict) else published
+    flat = {**published, **rotary_object(published)}
     for field in dataclasses.fields(config):
         name, kind = CONFIG_NAMES[config][field.name], _plain_type(field.type)
         value = flat.get(name)
         if kind in CONFIG_NAMES and isinstance(value, dict):
             _check_types(value, kind)
         elif value is not None and kind in ALLOWED and name not in LISTED:
-            _check_type(name, value, kind, may_be_zero=field.name in MAY_BE_ZERO)
+            _check_type(name, value, kind, may_be_zero=_may_be_zero(name, config))
+
+
+def _may_be_zero(name: str, config: type) -> bool:
+    has_experts = any(field.name == "num_experts" for field in dataclasses.fields(config))
+    return name in MAY_BE_ZERO or (name == OF_DENSE_BLOCKS and has_experts)
+
+
+def _as_words(config: object) -> dict:
+    values = {field: getattr(config, field.name) for field in dataclasses.fields(config) if field.name != "yarn"}
+    names = CONFIG_NAMES[type(config)]
+    return {names[field.name]: value for field, value in values.items() if value != field.default}
 
 
 def _check_type(name: str, value: object, kind: type, may_be_zero: bool) -> None:

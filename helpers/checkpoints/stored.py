@@ -107,12 +107,16 @@ def _packed(entries: Mapping[str, Entry], published: dict, read: Callable[[str],
 def quantization(published: dict) -> dict:
     """config.json's quantization_config, which may stand with the text model. Empty where nothing is packed."""
     text = published.get("text_config")
-    for config in (published, text if isinstance(text, dict) else {}):
-        if (method := config.get("quantization_config")) is not None:
-            if not isinstance(method, dict):
-                raise ValueError(f"quantization_config is {str(method)[:40]!r}, not an object")
-            return method
-    return {}
+    levels = [config.get("quantization_config") for config in (published, text if isinstance(text, dict) else {})]
+    said = [method for method in levels if method is not None]
+    for method in said:
+        if not isinstance(method, dict):
+            raise ValueError(f"quantization_config is {str(method)[:40]!r}, not an object")
+    if len(said) > 1 and said[0] != said[1]:
+        raise ValueError(
+            "config.json has another quantization_config with the text model than at the top; one is enough"
+        )
+    return said[0] if said else {}
 
 
 def _fp8(entries: Mapping[str, Entry], block: Block) -> dict[str, Stored]:

@@ -22,11 +22,14 @@ def swiglu(
 class SwiGLU(nn.Module):
     """``down(silu(gate(x)) * up(x))``, three matrices without bias.
 
+    Raises ValueError where ``hidden`` is not 1 or more.
     Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6. Built in lesson 03.
     """
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
+        if hidden < 1:
+            raise ValueError(f"a feed-forward layer is 1 wide or more, not {hidden}")
         self.gate = nn.Linear(width, hidden, bias=False)
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)

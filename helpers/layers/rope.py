@@ -135,6 +135,10 @@ class Yarn:
             return None
         if missing := [name for name in ("factor", "original_max_position_embeddings") if not rope.get(name)]:
             raise ValueError(f"config.json asks for YaRN and lacks {', '.join(missing)}")
+        if rope.get("partial_rotary_factor", 1.0) != 1.0:
+            raise ValueError(
+                f"config.json has partial_rotary_factor={rope['partial_rotary_factor']!r}; YaRN has only 1.0 here"
+            )
         if not rope.get("truncate", True):
             raise ValueError("config.json has truncate=False; YaRN has only True here")
         turns = (rope.get("beta_fast") or 32.0, rope.get("beta_slow") or 1.0)

@@ -14,13 +14,14 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.cache import Cache
+from helpers.layers.config_words import by_one_name, flattened, rotary_settings
 from helpers.layers.dsa import Indexer, SparseAttention, SparseLatents
 from helpers.layers.mla import MLA
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import Yarn, angles_of_yarn, frequencies, rotate
 from helpers.layers.rows import arrange
-from helpers.models.published import check_features, check_sizes, checkpoint_name, flattened, rotary_settings
+from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name, shared_experts
 from helpers.models.text_only import text_only
 from helpers.moe.mixture import Choice, Mixture
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -93,6 +94,9 @@ CONFIG_NAMES = {  # ours -> config.json's
     "context": "max_position_embeddings",
 }
 
+OTHER_NAMES = {"num_local_experts": "n_routed_experts", "num_experts": "n_routed_experts"}
+SPARSE = ("indexed_attention", "deepseek_sparse_attention")  # every layer's kind, by its name now and before
+
 # What a config.json may say of the features that are not built here.
 ONLY = {
     "hidden_act": ("silu",),
@@ -108,22 +112,28 @@ ONLY = {
 
 def from_hf(published: dict) -> Config:
     """Read a config.json's dictionary. ValueError where a size is missing or a feature is asked that is not here."""
-    flat = flattened(published)
+    flat = by_one_name(flattened(published), OTHER_NAMES)
     only = {**ONLY, "num_key_value_heads": (None, flat.get("num_attention_heads"))}  # every head makes its own key
     check_features(flat, only, "DeepSeek-V3.2")
+    check_layer_types(flat, SPARSE, "DeepSeek-V3.2")
     flat["rope_scaling"] = Yarn.from_hf(rotary_settings(published))
     flat["first_k_dense_replace"] = dense_blocks(flat)
+    flat["n_shared_experts"] = shared_experts(flat)
     check_sizes(flat, [name for ours, name in CONFIG_NAMES.items() if ours != "yarn"])
     return Config(**{ours: flat[name] for ours, name in CONFIG_NAMES.items()})
 
 
 def dense_blocks(published: dict) -> int | None:
-    """How many first blocks have no experts. ValueError where ``mlp_layer_types`` has such a block further behind."""
+    """How many first blocks have no experts. ValueError where ``mlp_layer_types`` has such a block further behind,
+    or lists another number of blocks."""
     kinds = published.get("mlp_layer_types")
     if kinds is None:
         return published.get("first_k_dense_replace")
     if list(kinds) != sorted(kinds) or not {*kinds} <= {"dense", "sparse"}:
         raise ValueError(f"config.json has mlp_layer_types={kinds!r}; dense blocks can only be the first ones")
+    if len(kinds) != published.get("num_hidden_layers"):
+        blocks = published.get("num_hidden_layers")
+        raise ValueError(f"config.json has {len(kinds)} mlp_layer_types and {blocks} num_hidden_layers; one each")
     return kinds.count("dense")
 
 

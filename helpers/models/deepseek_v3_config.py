@@ -5,8 +5,9 @@ Source: transformers' ``DeepseekV3Config`` and what its ``save_pretrained`` writ
 
 from dataclasses import dataclass
 
+from helpers.layers.config_words import by_one_name, flattened, rotary_settings
 from helpers.layers.rope import Yarn
-from helpers.models.published import check_features, check_sizes, checkpoint_name, flattened, rotary_settings
+from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name, shared_experts
 from helpers.moe.router import check_groups
 
 
@@ -79,6 +80,7 @@ CONFIG_NAMES = {  # ours -> config.json's
     "num_drafters": "num_nextn_predict_layers",
 }
 MAY_LACK = ("query_rank", "yarn", "num_drafters")
+OTHER_NAMES = {"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"}
 
 # What a config.json may say of the features that are not built here.
 ONLY = {
@@ -89,15 +91,20 @@ ONLY = {
     "topk_method": ("noaux_tc",),
     "moe_layer_freq": (1,),
     "rope_type": ("default", "yarn"),
+    "sliding_window": (None,),
+    "attention_chunk_size": (None,),
 }
 
 
 def from_hf(published: dict) -> Config:
     """Read a config.json's dictionary. ValueError where a size is missing or a feature is asked that is not here."""
-    flat = flattened(published)
-    only = {**ONLY, "num_key_value_heads": (None, flat.get("num_attention_heads"))}  # every head makes its own key
-    check_features(flat, only, "DeepSeek-V3")
+    flat = by_one_name(flattened(published), OTHER_NAMES)
+    heads = {"num_key_value_heads": (None, flat.get("num_attention_heads"))}  # every head makes its own key
+    heads["head_dim"] = (flat.get("qk_rope_head_dim"),)  # transformers' word for the part that positions turn
+    check_features(flat, {**ONLY, **heads}, "DeepSeek-V3")
+    check_layer_types(flat, ("full_attention",), "DeepSeek-V3")
     flat["rope_parameters"] = Yarn.from_hf(rotary_settings(published))
+    flat["n_shared_experts"] = shared_experts(flat)
     check_sizes(flat, [name for ours, name in CONFIG_NAMES.items() if ours not in MAY_LACK])
     values = {ours: flat.get(name) for ours, name in CONFIG_NAMES.items()}
     return Config(**{**values, "num_drafters": values["num_drafters"] or 0})

@@ -7,8 +7,9 @@ are ``embed_tokens``, ``hc_head.hc_fn`` and ``attn.norm``.
 """
 
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from helpers.layers.config_words import by_one_name, rope_type, rotary_object
 from helpers.layers.rope import Yarn
 from helpers.models.published import check_features, check_sizes, checkpoint_name
 
@@ -152,6 +153,9 @@ NAMES = {
     "head.weight": "head.weight",
 }
 
+OTHER_NAMES = {"num_local_experts": "n_routed_experts", "intermediate_size": "moe_intermediate_size"}
+SHARE = "partial_rotary_factor"  # of a head: the part that positions turn, as transformers has it
+
 # What a config.json may say of the features that are not built here.
 ONLY = {
     "hidden_act": "silu",
@@ -170,11 +174,8 @@ def from_hf(published: dict) -> Config:
     ValueError where a size or a schedule is missing, or a feature is asked that is not here.
     """
     check_features(published, ONLY, "DeepSeek-V4")
-    flat = {**_schedules(published), **published, **_ropes(published)}
-    rates = published.get("compress_rates") or {}
-    flat |= {
-        old: rates[kind] for old, kind in (("compress_rate_csa", SPARSE), ("compress_rate_hca", HEAVY)) if kind in rates
-    }
+    published = by_one_name(published, OTHER_NAMES)
+    flat = {**published, **_schedules(published), **_rates(published), **_ropes(published)}
     fields = dataclasses.fields(Config)
     check_sizes(flat, [CONFIG_NAMES[field.name] for field in fields if field.default is dataclasses.MISSING])
     given = {field.name: flat[name] for field in fields if flat.get(name := CONFIG_NAMES[field.name]) is not None}
@@ -182,44 +183,71 @@ def from_hf(published: dict) -> Config:
 
 
 def _schedules(published: dict) -> dict:
-    """The release's numbers as transformers' words, where they are given."""
+    """What the layers are: transformers' words, or the release's numbers as such where there are no words."""
     blocks, found = published.get("num_hidden_layers") or 0, {}
-    if ratios := published.get("compress_ratios"):
-        if unknown := {*ratios[:blocks]} - {*KINDS}:
-            raise ValueError(
-                f"config.json has {sorted(unknown)} in compress_ratios; allowed are {', '.join(map(str, KINDS))}"
-            )
-        found["layer_types"] = [
-            KINDS[ratio] for ratio in ratios[:blocks]
-        ]  # one more may stand there, for the MTP layer
-    if (count := published.get("num_hash_layers")) is not None:
+    ratios = (published.get("compress_ratios") or ())[:blocks]  # one more may stand there, for the MTP layer
+    if unknown := {*ratios} - {*KINDS}:
+        raise ValueError(
+            f"config.json has {sorted(unknown)} in compress_ratios; allowed are {', '.join(map(str, KINDS))}"
+        )
+    if published.get("layer_types") is None and ratios:
+        found["layer_types"] = [KINDS[ratio] for ratio in ratios]
+    if published.get("mlp_layer_types") is None and (count := published.get("num_hash_layers")) is not None:
         found["mlp_layer_types"] = [HASHED if n < count else LEARNED for n in range(blocks)]
     return found
 
 
+def _rates(published: dict) -> dict:
+    """Tokens per entry: the two older words go before ``compress_rates``, as in transformers."""
+    rates = published.get("compress_rates") or {}
+    older = {"compress_rate_csa": SPARSE, "compress_rate_hca": HEAVY}
+    return {old: rates[kind] for old, kind in older.items() if published.get(old) is None and kind in rates}
+
+
 def _ropes(published: dict) -> dict:
-    """The two thetas and YaRN, which stand flat in the release and under "main" and "compress" in transformers 5."""
-    rope = published.get("rope_parameters") or published.get("rope_scaling") or {}
-    near, far = rope.get("main", {}), rope.get("compress", rope)
+    """The two thetas, the part that is turned and YaRN: beside the sizes in the release, under "main" and "compress"
+    in transformers 5, which then reads nothing else but for what these two leave out."""
+    near, far = _near_and_far(published)
     for part, allowed in ((near, ("default",)), (far, ("default", "yarn"))):
-        if (kind := part.get("rope_type", part.get("type", "default"))) not in allowed:
+        if (kind := rope_type(part)) not in allowed:
             raise ValueError(f"config.json has rope_type={kind!r}; this DeepSeek-V4 has only {' and '.join(allowed)}")
-    if far.get("attention_factor") not in (None, 1.0):
-        raise ValueError(f"config.json has attention_factor={far['attention_factor']!r}; this DeepSeek-V4 has only 1.0")
-    yarn = Yarn.from_hf(far)
-    thetas = (("rope_theta", near.get("rope_theta")), ("compress_rope_theta", far.get("rope_theta") if near else None))
-    found = {name: theta for name, theta in thetas if theta is not None}
-    return {
-        **found,
-        "rope_parameters": yarn and replace(yarn, given=1.0),
-    }  # the release scales neither angles nor scores
+    factor = far.get("attention_factor")
+    if rope_type(far) == "yarn" and factor != 1.0:  # the release scales neither angles nor scores
+        raise ValueError(f"config.json has attention_factor={factor!r}; this DeepSeek-V4 has only 1.0")
+    yarn = Yarn.from_hf({name: value for name, value in far.items() if name != SHARE})
+    found = {"rope_theta": near.get("rope_theta"), "compress_rope_theta": far.get("rope_theta")}
+    return {**found, "qk_rope_head_dim": _rotary_dim(published, near, far), "rope_parameters": yarn}
+
+
+def _near_and_far(published: dict) -> tuple[dict, dict]:
+    """The rotary settings of layers with a window only, and of those with entries."""
+    rope = rotary_object(published)
+    near, far = rope.get("main"), rope.get("compress")
+    theta = {"rope_theta": published.get("rope_theta", Config.rope_theta)}
+    if isinstance(near, dict) and isinstance(far, dict):
+        return {**theta, **near}, {**theta, **far}
+    flat = {name: value for name, value in rope.items() if name not in ("main", "compress", SHARE)}
+    return theta, {"attention_factor": 1.0, **flat, "rope_theta": published.get("compress_rope_theta")}
+
+
+def _rotary_dim(published: dict, *parts: dict) -> int | None:
+    """Coordinates of a head that positions turn. ValueError where config.json says two things of it."""
+    head_dim, rotary_dim = published.get("head_dim") or 0, published.get("qk_rope_head_dim")
+    shares = [share for part in (*parts, published) if (share := part.get(SHARE)) is not None]
+    widths = {*([] if rotary_dim is None else [rotary_dim]), *(int(head_dim * share) for share in shares)}
+    if len(widths) > 1:
+        raise ValueError(
+            f"config.json turns {' and '.join(map(str, sorted(widths)))} coordinates of a head, by qk_rope_head_dim "
+            f"and {SHARE}; they must agree"
+        )
+    return widths.pop() if widths else None
 
 
 def to_hf(config: Config) -> dict:
     """The dictionary of a config.json that transformers and ``from_hf`` read."""
     flat = {CONFIG_NAMES[ours]: value for ours, value in vars(config).items()}
     flat |= {"layer_types": [*config.layer_kinds], "mlp_layer_types": [*config.router_kinds]}
-    share = {"partial_rotary_factor": config.rotary_dim / config.head_dim}
+    share = {SHARE: config.rotary_dim / config.head_dim}
     near = {"rope_type": "default", "rope_theta": config.rope_theta, **share}
     far = config.yarn.to_hf() if config.yarn else {"rope_type": "default"}
     ropes = {"main": near, "compress": {**far, "rope_theta": config.entry_theta, **share}}

@@ -15,14 +15,15 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.cache import Cache
+from helpers.layers.config_words import by_one_name, flattened
 from helpers.layers.dsa import Indexer, SparseAttention, SparseLatents
 from helpers.layers.mla import MLA
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
 from helpers.layers.rows import arrange
-from helpers.models.deepseek_v32 import NAMES, dense_blocks  # its tensors are named and its blocks laid out alike
-from helpers.models.published import check_features, check_sizes, checkpoint_name, flattened
+from helpers.models.deepseek_v32 import NAMES, OTHER_NAMES, SPARSE, dense_blocks  # named and laid out alike
+from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name, shared_experts
 from helpers.models.text_only import text_only
 from helpers.moe.mixture import Choice, Mixture
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -118,11 +119,13 @@ ONLY = {
 
 def from_hf(published: dict) -> Config:
     """Read a config.json's dictionary. ValueError where a size is missing or a feature is asked that is not here."""
-    flat = flattened(published)
+    flat = by_one_name(flattened(published), OTHER_NAMES)
     only = {**ONLY, "num_key_value_heads": (None, flat.get("num_attention_heads"))}  # every head makes its own key
     check_features(flat, only, "GLM-5")
+    check_layer_types(flat, SPARSE, "GLM-5")
     flat["indexer_types"] = indexer_types(flat)
     flat["first_k_dense_replace"] = dense_blocks(flat)
+    flat["n_shared_experts"] = shared_experts(flat)
     check_sizes(flat, CONFIG_NAMES.values())
     return Config(**{ours: flat[name] for ours, name in CONFIG_NAMES.items()})
 
@@ -132,11 +135,11 @@ def indexer_types(published: dict) -> tuple[str, ...]:
 
     Counted: the first ``index_skip_topk_offset`` blocks have indexers of their own, then every ``index_topk_freq``-th.
     """
-    if listed := published.get("indexer_types"):
+    if (listed := published.get("indexer_types")) is not None:
         return tuple(listed)
-    if pattern := published.get("index_topk_pattern"):
+    if (pattern := published.get("index_topk_pattern")) is not None:
         return tuple({"F": FULL, "S": SHARED}.get(letter, letter) for letter in pattern)
-    every, offset = published.get("index_topk_freq") or 1, published.get("index_skip_topk_offset")
+    every, offset = max(published.get("index_topk_freq") or 1, 1), published.get("index_skip_topk_offset")
     offset = 2 if offset is None else offset
     blocks = range(published.get("num_hidden_layers") or 0)
     return tuple(FULL if max(n - offset + 1, 0) % every == 0 else SHARED for n in blocks)

@@ -15,6 +15,7 @@ from torch import nn
 from helpers.layers.cache import Cache
 from helpers.layers.rows import arrange
 from helpers.models import deepseek_v3
+from helpers.models.published import check_features
 from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.vision import moonvit
 from helpers.vision.images import put
@@ -45,6 +46,7 @@ CONFIG_NAMES = {  # ours -> config.json's
     "image_token": "image_token_id",
     "projector_epsilon": "projection_layer_norm_eps",
 }
+TEXT = ("deepseek_v3", "kimi_k2")  # what text_config may say that it is
 OLDER = {  # transformers' names -> those of the files that Moonshot AI published
     "image_token_id": "media_placeholder_token_id",
     "projection_layer_norm_eps": "projector_ln_eps",  # in vision_config
@@ -70,6 +72,8 @@ def from_hf(published: dict) -> Config:
     """Read a config.json's dictionary. ValueError where a part is missing or a feature is asked that is not here."""
     if missing := [name for name in ("text_config", "vision_config") if not isinstance(published.get(name), dict)]:
         raise ValueError(f"config.json lacks {', '.join(missing)}")
+    check_features(published, {}, "Kimi K2.5")
+    check_features(published["text_config"], {"model_type": TEXT}, "Kimi K2.5")
     vision = moonvit.from_hf(published["vision_config"])
     if (width := published.get("projection_hidden_size", vision.width)) != vision.width:
         raise ValueError(f"config.json has projection_hidden_size={width}; the tower's width is {vision.width}")

@@ -3,32 +3,45 @@
 import re
 from collections.abc import Iterable, Mapping
 
-
-def rotary_settings(published: dict) -> dict:
-    """What config.json says of rotary positions, by its name since transformers 5 or before; empty where nothing."""
-    return published.get("rope_parameters") or published.get("rope_scaling") or {}
-
-
-def flattened(published: dict) -> dict:
-    """config.json with its rotary settings beside the sizes, where older files have them ("type" before 4.43)."""
-    rope = rotary_settings(published)
-    return {"rope_type": rope.get("type", "default"), **rope, **published}
+# What a config.json may say, in any family, of what is nowhere built here.
+EVERYWHERE = {
+    "is_causal": True,  # False: every token sees all others, as in models that embed texts
+    "is_encoder_decoder": False,
+    "per_layer_config": (None, {}),  # other sizes in some layers
+    "kv_sharing_modes": None,  # layers that read the cache of others
+}
+HEADS = ("ForCausalLM", "ForConditionalGeneration")  # how the name of a model that writes tokens ends
 
 
 def check_features(published: dict, only: Mapping[str, object], family: str) -> None:
     """ValueError where config.json asks for a feature that is not built: ``only`` has what a word may say, a tuple for
     several things. What it does not say is fine."""
-    for name, allowed in only.items():
+    for name, allowed in {**EVERYWHERE, **only}.items():
         allowed = allowed if isinstance(allowed, tuple) else (allowed,)
         if name in published and published[name] not in allowed:
             wanted = " or ".join(map(repr, allowed))
             raise ValueError(f"config.json has {name}={published[name]!r}; this {family} has only {wanted}")
+    if headless := [name for name in published.get("architectures") or () if not str(name).endswith(HEADS)]:
+        raise ValueError(f"config.json has architectures={headless}; this {family} has only *{' and *'.join(HEADS)}")
+
+
+def check_layer_types(published: dict, allowed: Iterable[str], family: str) -> None:
+    """ValueError where ``layer_types`` lists another kind than ``allowed``."""
+    if others := [kind for kind in published.get("layer_types") or () if kind not in allowed]:
+        wanted = " or ".join(map(repr, allowed))
+        raise ValueError(f"config.json has {others[0]!r} in layer_types; this {family} has only {wanted}")
 
 
 def check_sizes(published: dict, names: Iterable[str]) -> None:
     """ValueError that lists which of these words config.json lacks."""
     if missing := [name for name in names if published.get(name) is None]:
         raise ValueError(f"config.json lacks {', '.join(missing)}")
+
+
+def shared_experts(published: dict) -> int | None:
+    """How many experts every token goes to: null is none, as in DeepSeek's own code; None where nothing is said."""
+    none = "n_shared_experts" in published and published["n_shared_experts"] is None
+    return 0 if none else published.get("n_shared_experts")
 
 
 def checkpoint_name(name: str, table: Mapping[str, str], family: str) -> str:

@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from helpers.layers.attention import Attention
 from helpers.layers.cache import Cache, KeyValues
+from helpers.layers.config_words import flattened
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import angles, frequencies
 from helpers.layers.rows import arrange
-from helpers.models.published import check_features, check_sizes, checkpoint_name, flattened
+from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name
 from helpers.models.text_only import text_only
 from helpers.shapes import Bool, Float, Int, Tensor
 
@@ -84,6 +85,7 @@ def from_hf(published: dict) -> Config:
     """Read a config.json's dictionary. ValueError where a size is missing or a feature is asked that is not here."""
     published = flattened(published)
     check_features(published, ONLY, "Qwen3")
+    check_layer_types(published, ("full_attention",), "Qwen3")
     check_sizes(published, CONFIG_NAMES.values())
     return Config(**{ours: published[name] for ours, name in CONFIG_NAMES.items()})
 

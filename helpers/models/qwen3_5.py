@@ -12,13 +12,14 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.cache import Cache, KeyValues
+from helpers.layers.config_words import flattened
 from helpers.layers.delta import DeltaState, GatedDeltaNet
 from helpers.layers.gated_attention import GatedAttention
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import ZeroCentredNorm
 from helpers.layers.rope import angles_of_axes, frequencies
 from helpers.layers.rows import Rows, arrange
-from helpers.models.published import check_features, check_sizes, checkpoint_name, flattened
+from helpers.models.published import check_features, check_sizes, checkpoint_name
 from helpers.models.text_only import text_only
 from helpers.moe.experts import Experts
 from helpers.moe.router import softmax_top_k
@@ -199,12 +200,12 @@ class GatedMixture(nn.Module):
         self.experts_per_token = experts_per_token
         self.router = nn.Linear(width, num_experts, bias=False)
         self.experts = Experts(num_experts, width, expert_width)
-        self.shared = SwiGLU(width, shared_width)
-        self.shared_gate = nn.Linear(width, 1, bias=False)
+        self.shared = SwiGLU(width, shared_width) if shared_width else None
+        self.shared_gate = nn.Linear(width, 1, bias=False) if shared_width else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         routed = self.experts(x, *softmax_top_k(self.router(x), self.experts_per_token))
-        return routed + self.shared_gate(x).sigmoid() * self.shared(x)
+        return routed + self.shared_gate(x).sigmoid() * self.shared(x) if self.shared else routed
 
 
 class Block(nn.Module):

@@ -8,7 +8,7 @@ Source: Bai et al., "Qwen3-VL Technical Report", 2025 (arXiv 2511.21631); transf
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from helpers.layers.cache import Cache
 from helpers.layers.rows import Rows, arrange
 from helpers.models import qwen3_5
+from helpers.models.published import check_features
 from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.vision import images as pictures
 from helpers.vision import qwen3_5 as tower
@@ -52,10 +53,11 @@ def from_hf(published: dict) -> Config:
     """Read a config.json's dictionary. ValueError where a part is missing or a feature is asked that is not here."""
     if missing := [name for name in ("text_config", "vision_config") if not isinstance(published.get(name), dict)]:
         raise ValueError(f"config.json lacks {', '.join(missing)}")
-    text = qwen3_5.from_hf(published["text_config"])
-    tied = published.get("tie_word_embeddings", text.tied)  # on both levels; transformers obeys the upper one
+    check_features(published, {}, "Qwen3.5")
+    tied = published.get("tie_word_embeddings", False)  # on both levels; transformers obeys the upper one
+    text = qwen3_5.from_hf({**published["text_config"], "tie_word_embeddings": tied})
     given = {"image_token": published["image_token_id"]} if "image_token_id" in published else {}
-    return Config(replace(text, tied=tied), tower.from_hf(published["vision_config"]), **given)
+    return Config(text, tower.from_hf(published["vision_config"]), **given)
 
 
 def published_name(name: str) -> str:

@@ -46,7 +46,7 @@ class Router(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Each token goes to its few routed experts and to the shared one, and their answers are added.
+    """Each token goes to its few routed experts and to the shared one, if there is one, and their answers are added.
 
     Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, equation 12. Built in lesson 10.
     """
@@ -55,7 +55,9 @@ class Mixture(nn.Module):
         super().__init__()
         self.router = Router(width, num_experts, choice)
         self.experts = Experts(num_experts, width, hidden)
-        self.shared = SwiGLU(width, hidden * num_shared)  # several shared experts are one wider one
+        # Several shared experts are one wider one.
+        self.shared = SwiGLU(width, hidden * num_shared) if num_shared else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.experts(x, *self.router(x)) + self.shared(x)
+        routed = self.experts(x, *self.router(x))
+        return routed + self.shared(x) if self.shared else routed

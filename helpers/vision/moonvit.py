@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.layers.config_words import flattened
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
 from helpers.precision import wide
 from helpers.shapes import Float, Tensor
@@ -66,6 +67,7 @@ OLDER = {  # transformers' names -> those of the files that Moonshot AI publishe
 ONLY = {
     "hidden_act": ("gelu_pytorch_tanh",),
     "rope_type": ("axial", "default"),
+    "partial_rotary_factor": (1.0,),
     "pos_emb_type": ("divided_fixed",),
     "merge_type": ("sd2_tpool",),
     "mm_projector_type": ("patchmerger",),
@@ -99,7 +101,7 @@ def from_hf(published: dict) -> Config:
     ValueError where a feature is asked that is not here.
     """
     older = {new: published[old] for new, old in OLDER.items() if old in published}
-    flat = {**(published.get("rope_parameters") or {}), **older, **published}
+    flat = {**older, **flattened(published)}
     for name, allowed in ONLY.items():
         if flat.get(name, allowed[0]) not in allowed:
             wanted = " or ".join(map(repr, allowed))

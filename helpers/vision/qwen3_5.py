@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.layers.config_words import by_one_name, flattened
 from helpers.layers.rope import angles, frequencies, rotate
 from helpers.precision import wide
 from helpers.shapes import Float, Tensor
@@ -58,6 +59,7 @@ CONFIG_NAMES = {  # ours -> those of vision_config in config.json
     "num_positions": "num_position_embeddings",
     "rope_theta": "rope_theta",  # inside rope_parameters
 }
+OTHER_NAMES = {"num_attention_heads": "num_heads", "num_hidden_layers": "depth"}
 MUST_HAVE = ("width", "num_blocks", "num_heads", "mlp_width", "out_width")
 
 # What vision_config may say of the features that are not built here. "default" is an older word for "axial".
@@ -65,6 +67,7 @@ ONLY = {
     "hidden_act": ("gelu_pytorch_tanh",),
     "deepstack_visual_indexes": ([],),
     "rope_type": ("axial", "default"),
+    "partial_rotary_factor": (1.0,),
 }
 
 # Ours -> the checkpoint's, after its prefix; {n} is the block.
@@ -97,7 +100,7 @@ def from_hf(published: dict) -> Config:
 
     ValueError where a size is missing or a feature is asked that is not here.
     """
-    flat = {**(published.get("rope_parameters") or {}), **published}
+    flat = by_one_name(flattened(published), OTHER_NAMES)
     for name, allowed in ONLY.items():
         if flat.get(name, allowed[0]) not in allowed:
             wanted = " or ".join(map(repr, allowed))

@@ -397,7 +397,14 @@ def test_the_release_has_its_yarn_flat():
         ({"n_shared_experts": 2}, "n_shared_experts=2"),
         ({"num_key_value_heads": 2}, "num_key_value_heads=2"),
         ({"o_groups": 3}, "4 heads do not make 3 even groups"),
-        ({"qk_rope_head_dim": 14}, "rotary part 14 of heads 16 and 12 wide"),
+        (
+            {"qk_rope_head_dim": 14},
+            "turns 8 and 14 coordinates of a head, by qk_rope_head_dim and partial_rotary_factor",
+        ),
+        (
+            {"qk_rope_head_dim": 14, "partial_rotary_factor": 14 / 16, "rope_parameters": {}},
+            "rotary part 14 of heads 16 and 12 wide",
+        ),
         (
             {"rope_parameters": {"rope_type": "linear"}},
             "rope_type='linear'; this DeepSeek-V4 has only default and yarn",

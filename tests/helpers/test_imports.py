@@ -162,7 +162,7 @@ SIBLINGS = {  # folders of one mechanism a file: who may use whom
     },
     "models": {
         *((family, "published") for family in ("qwen3", "qwen3_5", "deepseek_v3_config", "deepseek_v32", "glm5")),
-        ("deepseek_v4_config", "published"),
+        *((family, "published") for family in ("deepseek_v4_config", "qwen3_5_vision", "kimi_k25")),
         *(
             (family, "text_only")
             for family in ("qwen3", "qwen3_5", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm5")

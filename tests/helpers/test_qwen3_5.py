@@ -366,6 +366,9 @@ def test_what_transformers_lets_a_config_leave_out_has_its_defaults():
     assert from_hf(text) == replace(DENSE, rotary_share=0.25, sections=(11, 11, 10))
 
 
+ROTARY = published(DENSE)["rope_parameters"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -393,9 +396,9 @@ def test_what_transformers_lets_a_config_leave_out_has_its_defaults():
             },
             "3 experts a token cannot be chosen out of 2",
         ),
-        ({"partial_rotary_factor": 0.2}, "positions turn 3 of 16 coordinates"),
-        ({"partial_rotary_factor": 1.5}, "positions turn 24 of 16 coordinates"),
-        ({"mrope_section": [2, 2]}, r"in sections \[2, 2\]"),
+        ({"rope_parameters": {**ROTARY, "partial_rotary_factor": 0.2}}, "positions turn 3 of 16 coordinates"),
+        ({"rope_parameters": {**ROTARY, "partial_rotary_factor": 1.5}}, "positions turn 24 of 16 coordinates"),
+        ({"rope_parameters": {**ROTARY, "mrope_section": [2, 2]}}, r"in sections \[2, 2\]"),
         ({"intermediate_size": 0}, "mlp width 0 and 0 experts: exactly one"),
     ],
 )

@@ -157,7 +157,10 @@ def test_the_upper_level_says_whether_the_head_is_the_embedding():
     both = published(CONFIGS["dense"])
     assert not from_hf({**both, "tie_word_embeddings": False}).text.tied
     del both["tie_word_embeddings"]
-    assert from_hf(both).text.tied
+    assert both["text_config"]["tie_word_embeddings"]
+    assert not from_hf(both).text.tied  # nothing else than the upper level says it, and it is false unless said
+    del both["text_config"]["tie_word_embeddings"]
+    assert from_hf({**both, "tie_word_embeddings": True}).text.tied
 
 
 @pytest.mark.parametrize(
