@@ -38,6 +38,7 @@ from course.measure_moe import moe_case
 from course.measure_quant import quant_case
 from course.measure_quantised import quantised_case
 from course.measure_speculative import speculative_case
+from course.numbers import above_zero
 from helpers.device import describe, pick
 from helpers.measure import (
     Measurement,
@@ -222,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, xpu or npu")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     parser.add_argument("--again", action="store_true", help="also those that have a record of this device")
-    parser.add_argument("--minutes", type=float, help=f"begin no case after so many (default on a GPU: {MINUTES})")
+    parser.add_argument("--minutes", type=above_zero, help=f"begin no case after so many (default on a GPU: {MINUTES})")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where records go (default: notebooks/measured)")
     return parser
 

@@ -48,11 +48,12 @@ def keep(result: Result, settings: Settings) -> None:
 
 
 def kept(lesson: LessonFile, settings: Settings) -> Result | None:
-    """What the run before has left of this lesson, if it passed and would pass again."""
+    """What the run before has left of this lesson, if it passed and would pass again, in the memory allowed now."""
     try:
         result = Result.from_dict(_read(_state(lesson.name, settings)) or {})
     except (KeyError, TypeError):  # written by another version
         return None
+    result = result.held_to(settings.memory_limit)
     return result if result.passed and result.key == key(lesson, settings) else None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from course.numbers import above_zero
 from helpers.device import pick
 from helpers.train import Run
 from helpers.zoo import ZOO, read_card
@@ -101,7 +102,7 @@ def shortened(chosen: Recipe, steps: int) -> Recipe:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m course train-zoo", description="Make a model of the zoo again.")
     parser.add_argument("name", nargs="?", default="tiny-qwen3", help=f"one of: {', '.join(RECIPES)}")
-    parser.add_argument("--seconds", type=float, help="stop after so many seconds; the same command goes on")
+    parser.add_argument("--seconds", type=above_zero, help="stop after so many seconds; the same command goes on")
     parser.add_argument("--steps", type=int, help="at most so many steps in each stage")
     parser.add_argument("--device", default="auto", help="cpu, cuda, …; auto takes a GPU where there is one (auto)")
     parser.add_argument("--out", type=Path, help="the folder to write (build/zoo/NAME/model)")
