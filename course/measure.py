@@ -40,6 +40,7 @@ from course.measure_quantised import quantised_case
 from course.measure_speculative import speculative_case
 from course.numbers import above_zero
 from helpers.device import describe, pick
+from helpers.files import make_folder, not_written
 from helpers.measure import (
     Measurement,
     Record,
@@ -51,7 +52,7 @@ from helpers.measure import (
     name_of,
     write_record,
 )
-from helpers.measure.records import FOLDER, machine_slug
+from helpers.measure.records import FOLDER, folder_of
 from helpers.units import format_bytes, format_rate, format_seconds
 
 CPU_DTYPES = [torch.float32, torch.bfloat16]  # never float16: no CPU kernel is made for it
@@ -116,9 +117,11 @@ def cases_for(kind: str) -> dict[str, Case]:
     return GPU_CASES if kind == "cuda" else CASES
 
 
-def measure(name: str, device: torch.device, folder: Path = FOLDER, until: float = inf) -> tuple[Record, Path, str]:
-    """Run one case until `time.monotonic()` is `until` and write its record. The text says why lines are missing; it
-    is empty where the case came to its end.
+def measure(
+    name: str, device: torch.device, folder: Path = FOLDER, until: float = inf
+) -> tuple[Record, Path | None, str]:
+    """Run one case until `time.monotonic()` is `until` and write its record; no path where it cannot be written. The
+    text says why that, or lines, are missing; it is empty where the case came to its end.
 
     Raises ValueError for a case that is not of this device, RuntimeError where there is no line to write.
     """
@@ -140,7 +143,10 @@ def measure(name: str, device: torch.device, folder: Path = FOLDER, until: float
     if device.type == "cuda" and name != "roofline":
         lines = [*ceilings(device), *lines]
     record = Record(name, {**describe(device), "threads": 1}, lines)
-    return record, write_record(record, folder), missing
+    try:
+        return record, write_record(record, folder), missing
+    except OSError as error:
+        return record, None, not_written(error, folder)
 
 
 def release(device: torch.device) -> None:
@@ -152,7 +158,7 @@ def release(device: torch.device) -> None:
 
 def pending(device: torch.device, folder: Path) -> list[str]:
     """The cases of this device that have no record of it yet."""
-    there = folder / machine_slug(describe(device))
+    there = folder_of(describe(device), folder)
     return [name for name in cases_for(device.type) if not (there / f"{name}.json").exists()]
 
 
@@ -171,10 +177,15 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"course measure: {error}", file=sys.stderr)
         return 2
+    try:
+        make_folder(given.out)
+    except OSError as error:
+        print(f"course measure: {not_written(error, given.out)}", file=sys.stderr)
+        return 1
     names = given.names or (list(cases_for(device.type)) if given.again else pending(device, given.out))
     stopped = run_all(names, device, given.out, given.minutes)
     if device.type == "cuda":
-        print(goals_table(given.out / machine_slug(describe(device))))
+        print(goals_table(folder_of(describe(device), given.out)))
     if not names:
         print("nothing is pending: every case has its record (--again measures anew)")
     print("".join(f"{name}: stopped, {why}\n" for name, why in stopped.items()), end="")
@@ -228,10 +239,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(record: Record, path: Path) -> str:
+def _report(record: Record, path: Path | None) -> str:
     machine = record.machine
+    where = "not written" if path is None else f"written: {'/'.join(path.parts[-4:])}"
     head = f"{record.name} on {machine['name']} ({machine['device']}), torch {machine['torch']}, {record.date}"
-    return "\n".join([head, *(_row(line) for line in record.measurements), f"written: {'/'.join(path.parts[-4:])}"])
+    return "\n".join([head, *(_row(line) for line in record.measurements), where])
 
 
 def _row(line: Measurement) -> str:

@@ -6,7 +6,6 @@ that the one before was cut off, and takes over what passed, as long as nothing 
 
 import hashlib
 import json
-import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import psutil
 from course.machine import installed, requirements
 from course.results import LessonFile, Result, Settings
 from course.sources import REPOSITORY
+from helpers.files import write_whole
 
 # What a lesson's outcome depends on besides itself
 SOURCES = [REPOSITORY / "helpers", REPOSITORY / "course" / "checks", REPOSITORY / "course" / "exercise.py"]
@@ -31,7 +31,6 @@ def begin(settings: Settings) -> bool:
     before = _read(marker)
     if before and _lives(before):
         raise RunInProgress(f"process {before['process']} is running lessons into {settings.folder}")
-    marker.parent.mkdir(parents=True, exist_ok=True)
     me = psutil.Process()
     _write(marker, {"process": me.pid, "started": me.create_time()})
     return before is not None
@@ -114,7 +113,4 @@ def _read(path: Path) -> dict | None:
 
 
 def _write(path: Path, values: dict) -> None:
-    """Whole or not at all: a run can be killed while it writes."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(values, indent=1))

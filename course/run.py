@@ -15,6 +15,7 @@ from course.numbers import above_zero, whole
 from course.results import MEMORY_LIMIT_BYTES, SCALES, LessonFile, Result, Settings
 from course.schedule import Progress, run_side_by_side
 from course.sources import REPOSITORY, sources
+from helpers.files import not_written
 from helpers.units import format_bytes, format_seconds
 
 RUNS = REPOSITORY / "build" / "run"
@@ -46,7 +47,7 @@ def report_on(lessons: list[LessonFile], settings: Settings) -> int:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"cannot write {error.filename or settings.folder}: {error.strerror or error}", file=sys.stderr)
+        print(not_written(error, settings.folder), file=sys.stderr)
         return 1
     failed = [result for result in results if not result.passed]
     for result in failed:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from course import run as runner
 from course.sources import REPOSITORY
+from helpers.files import make_folder
 
 SITE = REPOSITORY / "build" / "site"
 NEEDED = (
@@ -45,6 +46,7 @@ def publish(target: Path, fresh: bool) -> int:
     from course.site.runs import newest_whole_run
 
     try:
+        make_folder(target.parent)
         run = None if fresh else newest_whole_run(runner.RUNS)
         if run is None:
             print("no run of every solved lesson as it stands: running them at scale smoke")
