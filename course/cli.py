@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from course.streams import lasting_output
+
 COMMANDS = {
     "lab": "course.lab",
     "test": "course.test",
@@ -26,8 +28,20 @@ def main(argv: list[str]) -> int:
     if name not in COMMANDS:
         print(f"course: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    with lasting_output() as lost:
+        status = _status(name, rest)
+    if lost:
+        print(f"course {name}: not all of its output could be written: {lost[0].strerror}", file=sys.stderr)
+    return status or (1 if lost else 0)
+
+
+def _status(name: str, arguments: list[str]) -> int:
     try:
-        return importlib.import_module(COMMANDS[name]).main(rest)
+        return importlib.import_module(COMMANDS[name]).main(arguments)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except OSError as error:  # a folder or file that a command could not have known of
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"course {name}: {where}{error.strerror or error}", file=sys.stderr)
+        return 1

@@ -32,6 +32,9 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(not_written(error, RUNS), file=sys.stderr)
+        return 1
     return report_on(lessons, _settings(options))
 
 
@@ -39,7 +42,6 @@ def report_on(lessons: list[LessonFile], settings: Settings) -> int:
     """Run, write the reports, say how it went. Returns the exit status."""
     try:
         results = run_lessons(lessons, settings)
-        report.write(results, settings)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command carries on with what is missing", file=sys.stderr)
         return INTERRUPTED
@@ -49,11 +51,22 @@ def report_on(lessons: list[LessonFile], settings: Settings) -> int:
     except OSError as error:
         print(not_written(error, settings.folder), file=sys.stderr)
         return 1
+    where = _reported(results, settings)
     failed = [result for result in results if not result.passed]
     for result in failed:
         print(f"\n{result.failure.text(result.name)}")
-    print(f"\n{len(results) - len(failed)} of {len(results)} lessons passed; {_shown(settings.folder / 'report.html')}")
-    return 1 if failed else 0
+    print(f"\n{len(results) - len(failed)} of {len(results)} lessons passed; {where or 'no report'}")
+    return 1 if failed or not where else 0
+
+
+def _reported(results: list[Result], settings: Settings) -> str:
+    """Where the reports are; empty, and said in a line, where they cannot be written."""
+    try:
+        report.write(results, settings)
+    except OSError as error:
+        print(not_written(error, settings.folder), file=sys.stderr)
+        return ""
+    return _shown(settings.folder / "report.html")
 
 
 def run_lessons(lessons: list[LessonFile], settings: Settings) -> list[Result]:
