@@ -47,5 +47,5 @@ def make_folder(folder: Path) -> None:
 
 
 def not_written(error: OSError, place: Path) -> str:
-    """As in "cannot write /home/me/records: No space left on device": what a person reads."""
+    """As in "cannot write notebooks/measured: No space left on device": what a person reads."""
     return f"cannot write {error.filename or place}: {error.strerror or error}"
