@@ -5,10 +5,10 @@ This file, ``streams`` and ``__main__`` import the standard library only: they r
 
 import os
 
-from course.streams import print_in_plain_words
+from course import streams
 
 # On shared cores torch's OpenMP threads spin while they wait, and a lesson spends most of its time on that.
 # The setting works only if it is there before torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-print_in_plain_words()  # every command and every check prints marks, and comes through here before it does
+streams.print_in_plain_words()  # every command and every check prints marks, and comes through here before it does

@@ -186,11 +186,20 @@ def main(argv: list[str] | None = None) -> int:
     names = given.names or (list(cases_for(device.type)) if given.again else pending(device, given.out))
     stopped = run_all(names, device, given.out, given.minutes)
     if device.type == "cuda":
-        print(goals_table(folder_of(describe(device), given.out)))
+        stopped |= _print_goals(folder_of(describe(device), given.out))
     if not names:
         print("nothing is pending: every case has its record (--again measures anew)")
     print("".join(f"{name}: stopped, {why}\n" for name, why in stopped.items()), end="")
     return 1 if stopped else 0
+
+
+def _print_goals(folder: Path) -> dict[str, str]:
+    """Print the goals beside what was measured; the reason where a record in the folder cannot be read."""
+    try:
+        print(goals_table(folder))
+    except ValueError as error:
+        return {"goals": str(error)}
+    return {}
 
 
 def run_all(names: list[str], device: torch.device, folder: Path, minutes: float | None) -> dict[str, str]:

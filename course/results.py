@@ -181,7 +181,9 @@ class Result:
 
     def held_to(self, memory_limit: float) -> "Result":
         """Itself; failed where it passed and a cell held more than ``memory_limit`` bytes."""
-        heavy = next((cell for cell in self.cells if cell.peak_memory_bytes > memory_limit), None)
+        heavy = next(
+            (cell for cell in self.cells if not cell.peak_memory_bytes <= memory_limit), None
+        )  # NaN allows none
         if heavy is None or self.failure:
             return self
         held, allowed = heavy.peak_memory_bytes / 1e9, memory_limit / 1e9

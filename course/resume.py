@@ -15,7 +15,7 @@ import psutil
 from course.machine import installed, requirements
 from course.results import LessonFile, Result, Settings
 from course.sources import REPOSITORY
-from helpers.files import write_whole
+from helpers.files import refuse_where_not_ours, write_whole
 
 # What a lesson's outcome depends on besides itself
 SOURCES = [REPOSITORY / "helpers", REPOSITORY / "course" / "checks", REPOSITORY / "course" / "exercise.py"]
@@ -57,9 +57,10 @@ def kept(lesson: LessonFile, settings: Settings) -> Result | None:
 
 
 def forget(lesson: LessonFile, settings: Settings) -> None:
-    """Remove what an earlier run has made of this lesson."""
+    """Remove what an earlier run has made of this lesson. Raises OSError for a file of somebody else's run."""
     made = [settings.folder / f"{lesson.name}{ending}" for ending in (".ipynb", ".html")]
     for path in [*made, _state(lesson.name, settings)]:
+        refuse_where_not_ours(path)
         path.unlink(missing_ok=True)
     shutil.rmtree(settings.scratch(lesson), ignore_errors=True)
 
@@ -99,7 +100,7 @@ def _lives(marker: dict) -> bool:
     """Is the process that wrote the marker still there? Numbers are used again: the start time must agree."""
     try:
         return psutil.Process(marker["process"]).create_time() == marker["started"]
-    except (psutil.Error, KeyError):
+    except (psutil.Error, KeyError, TypeError):
         return False
 
 

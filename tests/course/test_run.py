@@ -13,7 +13,7 @@ import psutil
 import pytest
 from lesson_files import lesson, settings
 
-from course import resume, run, schedule
+from course import build, resume, run, schedule
 from course.doctor import NEEDED_MEMORY_BYTES
 from course.results import MEMORY_LIMIT_BYTES, CellRecord, Failure, Result
 from course.run import choose, main, report_on, run_lessons
@@ -378,6 +378,46 @@ def test_what_was_kept_is_held_to_the_memory_that_is_allowed_now(tmp_path, start
     assert resume.kept(made, replace(asked, memory_limit_gb=0.9)) is None
     run_lessons([made], replace(asked, memory_limit_gb=0.9))
     assert started == ["00_quick"]
+
+
+def test_a_limit_that_is_no_number_lets_nothing_through():
+    result = Result("03_open_a_model", 1.0, [CellRecord(1, "small = 1", 0.1, 1)], None)
+    assert not result.held_to(float("nan")).passed
+
+
+def test_a_run_whose_reports_cannot_be_written_still_says_what_failed(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "report.html"))
+
+    failed = Result("00_quick", 1.0, [], a_failure())
+    monkeypatch.setattr(run, "_finished", lambda *_: [failed])
+    monkeypatch.setattr(run.report, "write", full)
+    assert report_on([lesson(tmp_path, "00_quick")], settings(tmp_path)) == 1
+    said = capsys.readouterr()
+    assert said.err == f"cannot write {tmp_path / 'report.html'}: No space left on device\n"
+    assert "FAILED 00_quick, cell 1" in said.out
+    monkeypatch.setattr(run, "_finished", lambda *_: [replace(failed, failure=None)])
+    assert report_on([lesson(tmp_path, "00_quick")], settings(tmp_path)) == 1
+    assert "1 of 1 lessons passed; no report" in capsys.readouterr().out
+
+
+def test_solved_lessons_that_cannot_be_written_are_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setattr(build, "SOLVED", tmp_path / "a file")
+    assert main(["--solved", "03"]) == 1
+    assert capsys.readouterr().err == f"cannot write {tmp_path / 'a file'}: File exists\n"
+
+
+def test_files_of_somebody_elses_run_are_not_removed(tmp_path, monkeypatch, started, capsys):
+    made, asked = lesson(tmp_path, "00_quick"), settings(tmp_path)
+    asked.folder.mkdir(parents=True)
+    theirs = asked.folder / "00_quick.html"
+    theirs.write_text("theirs")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != theirs)
+    assert report_on([made], asked) == 1
+    assert capsys.readouterr().err == f"cannot write {theirs}: Permission denied\n"
+    assert theirs.read_text() == "theirs"
+    assert started == []
 
 
 def test_readme_and_the_doctor_know_the_one_limit():
