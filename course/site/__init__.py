@@ -56,8 +56,11 @@ def publish(target: Path, fresh: bool) -> int:
         if run is None:
             raise ValueError("a lesson's source changed while the lessons ran: start again")
         pages = build_site(run, target)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"course site: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"course site: {error.filename or target}: {error.strerror or error}", file=sys.stderr)
         return 1
     print(f"{pages} pages from {run.folder.name}; open {target / 'index.html'}")
     return 0
