@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from course.machine import home_that_can_be_written
+from course.streams import lasting_output
 
 COMMANDS = {
     "lab": "course.lab",
@@ -32,11 +33,23 @@ def main(argv: list[str]) -> int:
         print(f"course: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     use_a_writable_home()
+    with lasting_output() as lost:
+        status = _status(name, rest)
+    if lost:
+        print(f"course {name}: not all of its output could be written: {lost[0].strerror}", file=sys.stderr)
+    return status or (1 if lost else 0)
+
+
+def _status(name: str, arguments: list[str]) -> int:
     try:
-        return importlib.import_module(COMMANDS[name]).main(rest)
+        return importlib.import_module(COMMANDS[name]).main(arguments)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except OSError as error:  # a folder or file that a command could not have known of
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"course {name}: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 def use_a_writable_home() -> None:

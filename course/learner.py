@@ -4,21 +4,26 @@ They live in ``build/learner/`` beside the code (never committed), or in the fol
 can put it on the learner's own disk, and CI gives every run a fresh one.
 """
 
-import contextlib
+import itertools
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from helpers.files import refuse_where_not_ours, write_whole
 
 _HOME = Path(__file__).resolve().parent.parent / "build" / "learner"
 _stores: dict[Path, "LearnerStore"] = {}
 
 
 class LearnerStore:
-    """A dict in one JSON file, written whole and renamed into place; without a disk it lasts as long as the kernel."""
+    """A dict in one JSON file. Where that cannot be read or written, it stays as it is, and the dict lasts as long as
+    the kernel."""
 
     def __init__(self, path: Path):
         self.path = path
+        self._told = False
         self._values = self._read()
 
     def get(self, key: str, default=None):
@@ -30,29 +35,50 @@ class LearnerStore:
     def set(self, key: str, value) -> None:
         self._values = {**self._read(), **self._values, key: value}  # another notebook may have written meanwhile
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(self._values, indent=1), encoding="utf-8")
-            os.replace(part, self.path)
+            write_whole(self.path, json.dumps(self._values, indent=1))
         except OSError as error:
-            print(f"kept in memory only: {self.path} cannot be written ({error.strerror})", file=sys.stderr)
+            self._keep_in_memory(f"cannot be written ({error.strerror})")
 
     def _read(self) -> dict:
         try:
-            values = json.loads(self.path.read_text(encoding="utf-8"))
+            return _object(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
+            pass
+        except OSError as error:  # somebody else's, or of a disk that is away: no damage, and not ours to rename
+            self._keep_in_memory(f"cannot be read ({error.strerror})")
+        except ValueError as error:
             self._set_aside(error)
-            return {}
-        return values if isinstance(values, dict) else {}
+        return {}
 
-    def _set_aside(self, error: Exception) -> None:
+    def _set_aside(self, damage: ValueError) -> None:
         """A damaged file is kept under another name, so that nothing a learner wrote is lost."""
-        aside = self.path.with_suffix(".damaged.json")
-        print(f"{self.path.name} cannot be read ({error}); kept as {aside.name}, starting afresh", file=sys.stderr)
-        with contextlib.suppress(OSError):
+        aside = next(path for path in _names_aside(self.path) if not path.exists())
+        try:
+            refuse_where_not_ours(self.path)
             os.replace(self.path, aside)
+        except OSError as error:
+            self._keep_in_memory(f"is damaged ({damage}) and cannot be renamed ({error.strerror})")
+        else:
+            print(f"{self.path.name} cannot be read ({damage}); kept as {aside.name}, starting afresh", file=sys.stderr)
+
+    def _keep_in_memory(self, why: str) -> None:
+        """Said once: a lesson stores a prediction every few cells."""
+        if not self._told:
+            print(f"kept in memory only: {self.path} {why}", file=sys.stderr)
+        self._told = True
+
+
+def _object(text: str) -> dict:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"it holds a {type(values).__name__}, not an object")
+    return values
+
+
+def _names_aside(path: Path) -> Iterator[Path]:
+    """predictions.damaged.json, predictions.damaged-2.json, ...: what was damaged before is kept as well."""
+    yield path.with_suffix(".damaged.json")
+    yield from (path.with_suffix(f".damaged-{number}.json") for number in itertools.count(2))
 
 
 def learner_store(name: str) -> LearnerStore:

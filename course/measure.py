@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from course.cli import main as command
 from course.goals import goals_table
 from course.measure_dsa import dsa_decode_case
 from course.measure_generate import generate_case
@@ -38,7 +39,9 @@ from course.measure_moe import moe_case
 from course.measure_quant import quant_case
 from course.measure_quantised import quantised_case
 from course.measure_speculative import speculative_case
+from course.numbers import above_zero
 from helpers.device import describe, pick
+from helpers.files import make_folder, not_written
 from helpers.measure import (
     Measurement,
     Record,
@@ -50,7 +53,7 @@ from helpers.measure import (
     name_of,
     write_record,
 )
-from helpers.measure.records import FOLDER, machine_slug
+from helpers.measure.records import FOLDER, folder_of
 from helpers.units import format_bytes, format_rate, format_seconds
 
 CPU_DTYPES = [torch.float32, torch.bfloat16]  # never float16: no CPU kernel is made for it
@@ -115,9 +118,11 @@ def cases_for(kind: str) -> dict[str, Case]:
     return GPU_CASES if kind == "cuda" else CASES
 
 
-def measure(name: str, device: torch.device, folder: Path = FOLDER, until: float = inf) -> tuple[Record, Path, str]:
-    """Run one case until `time.monotonic()` is `until` and write its record. The text says why lines are missing; it
-    is empty where the case came to its end.
+def measure(
+    name: str, device: torch.device, folder: Path = FOLDER, until: float = inf
+) -> tuple[Record, Path | None, str]:
+    """Run one case until `time.monotonic()` is `until` and write its record; no path where it cannot be written. The
+    text says why that, or lines, are missing; it is empty where the case came to its end.
 
     Raises ValueError for a case that is not of this device, RuntimeError where there is no line to write.
     """
@@ -139,7 +144,10 @@ def measure(name: str, device: torch.device, folder: Path = FOLDER, until: float
     if device.type == "cuda" and name != "roofline":
         lines = [*ceilings(device), *lines]
     record = Record(name, {**describe(device), "threads": 1}, lines)
-    return record, write_record(record, folder), missing
+    try:
+        return record, write_record(record, folder), missing
+    except OSError as error:
+        return record, None, not_written(error, folder)
 
 
 def release(device: torch.device) -> None:
@@ -151,7 +159,7 @@ def release(device: torch.device) -> None:
 
 def pending(device: torch.device, folder: Path) -> list[str]:
     """The cases of this device that have no record of it yet."""
-    there = folder / machine_slug(describe(device))
+    there = folder_of(describe(device), folder)
     return [name for name in cases_for(device.type) if not (there / f"{name}.json").exists()]
 
 
@@ -170,14 +178,28 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"course measure: {error}", file=sys.stderr)
         return 2
+    try:
+        make_folder(given.out)
+    except OSError as error:
+        print(f"course measure: {not_written(error, given.out)}", file=sys.stderr)
+        return 1
     names = given.names or (list(cases_for(device.type)) if given.again else pending(device, given.out))
     stopped = run_all(names, device, given.out, given.minutes)
     if device.type == "cuda":
-        print(goals_table(given.out / machine_slug(describe(device))))
+        stopped |= _print_goals(folder_of(describe(device), given.out))
     if not names:
         print("nothing is pending: every case has its record (--again measures anew)")
     print("".join(f"{name}: stopped, {why}\n" for name, why in stopped.items()), end="")
     return 1 if stopped else 0
+
+
+def _print_goals(folder: Path) -> dict[str, str]:
+    """Print the goals beside what was measured; the reason where a record in the folder cannot be read."""
+    try:
+        print(goals_table(folder))
+    except ValueError as error:
+        return {"goals": str(error)}
+    return {}
 
 
 def run_all(names: list[str], device: torch.device, folder: Path, minutes: float | None) -> dict[str, str]:
@@ -222,15 +244,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, xpu or npu")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     parser.add_argument("--again", action="store_true", help="also those that have a record of this device")
-    parser.add_argument("--minutes", type=float, help=f"begin no case after so many (default on a GPU: {MINUTES})")
+    parser.add_argument("--minutes", type=above_zero, help=f"begin no case after so many (default on a GPU: {MINUTES})")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where records go (default: notebooks/measured)")
     return parser
 
 
-def _report(record: Record, path: Path) -> str:
+def _report(record: Record, path: Path | None) -> str:
     machine = record.machine
+    where = "not written" if path is None else f"written: {'/'.join(path.parts[-4:])}"
     head = f"{record.name} on {machine['name']} ({machine['device']}), torch {machine['torch']}, {record.date}"
-    return "\n".join([head, *(_row(line) for line in record.measurements), f"written: {'/'.join(path.parts[-4:])}"])
+    return "\n".join([head, *(_row(line) for line in record.measurements), where])
 
 
 def _row(line: Measurement) -> str:
@@ -241,4 +264,4 @@ def _row(line: Measurement) -> str:
 
 
 if __name__ == "__main__":  # where nothing can be set up: a lent GPU, its own packages, no network
-    raise SystemExit(main())
+    raise SystemExit(command(["measure", *sys.argv[1:]]))

@@ -19,7 +19,6 @@ import argparse
 import importlib
 import json
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,7 +34,8 @@ from helpers.checkpoints import load
 from helpers.checkpoints.families import FAMILIES
 from helpers.compare import kl, max_error, top1_agreement
 from helpers.device import describe, pick
-from helpers.measure.records import FOLDER, FORMAT, machine_slug
+from helpers.files import make_folder, not_written, write_whole
+from helpers.measure.records import FOLDER, FORMAT, folder_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ALLOWED = 1e-4  # largest error of a logit in float32
@@ -110,12 +110,9 @@ def _rms(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def write_parity(record: ParityRecord, folder: Path = FOLDER) -> Path:
-    """Write the record to its place, whole or not at all, and return the path."""
-    path = folder / machine_slug(record.machine) / "parity.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(asdict(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """Write the record to its place, whole or not at all, and return the path. Raises OSError that names it."""
+    path = folder_of(record.machine, folder) / "parity.json"
+    write_whole(path, json.dumps(asdict(record), indent=1, allow_nan=False) + "\n")
     return path
 
 
@@ -185,11 +182,22 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"course parity: {error}", file=sys.stderr)
         return 2
+    try:
+        return _compare(names, device, None if given.names else given.out)
+    except OSError as error:
+        print(f"course parity: {not_written(error, given.out)}", file=sys.stderr)
+        return 1
+
+
+def _compare(names: list[str], device: torch.device, out: Path | None) -> int:
+    """Print the table; record it in `out` where all pass: neither a failure nor a part replaces a whole record."""
+    if out:
+        make_folder(out)
     lines = [line for name in names for line in _said(name, device)]
     print(table(lines))
     passed = all(line.passes for line in lines)
-    if passed and not given.names:  # neither a failure nor a part replaces a whole record
-        path = write_parity(ParityRecord(_machine(device), lines), given.out)
+    if passed and out:
+        path = write_parity(ParityRecord(_machine(device), lines), out)
         print(f"written: {'/'.join(path.parts[-4:])}")
     return 0 if passed else 1
 

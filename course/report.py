@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from course.machine import installed
 from course.results import CellRecord, Result, Settings
+from helpers.files import write_whole
 from helpers.units import format_bytes, format_seconds
 
 VERSIONS_OF = ("torch", "transformers", "papermill", "ipykernel", "plotly")
@@ -15,10 +16,9 @@ VERSIONS_OF = ("torch", "transformers", "papermill", "ipykernel", "plotly")
 
 def write(results: list[Result], settings: Settings) -> None:
     """report.html, report.xml and report.json into the run's folder. Raises OSError."""
-    settings.folder.mkdir(parents=True, exist_ok=True)
     texts = {"html": html(results, settings), "xml": junit(results, settings), "json": as_json(results, settings)}
     for ending, text in texts.items():
-        (settings.folder / f"report.{ending}").write_text(text, encoding="utf-8")
+        write_whole(settings.folder / f"report.{ending}", text)
 
 
 def as_json(results: list[Result], settings: Settings) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 SCALES = ("smoke", "laptop", "full")
 LESSON_LIMIT_S = {"smoke": 120, "laptop": 600, "full": 600}
-MEMORY_LIMIT_BYTES = 1.2e9  # two kernels and JupyterLab fit into the 4 GB of a small laptop, one into Binder's 2 GB
+MEMORY_LIMIT_BYTES = 1.4e9  # two kernels and JupyterLab fit into the 4 GB of a small laptop, one into Binder's 2 GB
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Settings:
     workers: int = 2
     cell_limit_s: int = 300
     lesson_limit_s: int | None = None  # None: LESSON_LIMIT_S of the scale
-    memory_limit_gb: float | None = None  # None: MEMORY_LIMIT_BYTES on the project's own models, none on others
+    memory_limit_gb: float | None = None  # None: MEMORY_LIMIT_BYTES for the project's own models on a CPU, else none
     fresh: bool = False
 
     @property
@@ -62,10 +62,20 @@ class Settings:
 
     @property
     def memory_limit(self) -> float:
-        """Bytes that a kernel may hold."""
+        """Bytes that a kernel may hold. The libraries of an accelerator alone can hold more than a lesson on a CPU."""
         if self.memory_limit_gb is not None:
             return self.memory_limit_gb * 1e9
-        return MEMORY_LIMIT_BYTES if self.scale != "full" and self.checkpoint in (None, "zoo") else math.inf
+        own = self.scale != "full" and self.checkpoint in (None, "zoo")
+        return MEMORY_LIMIT_BYTES if own and self.on_cpu else math.inf
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether lessons compute on the CPU: asked for, or all that "auto" finds here."""
+        if self.device in (None, "auto"):
+            from helpers.device import pick  # brings in torch: two seconds, and only where nobody has said it
+
+            return pick().type == "cpu"
+        return self.device == "cpu"
 
     @property
     def name(self) -> str:
@@ -171,7 +181,9 @@ class Result:
 
     def held_to(self, memory_limit: float) -> "Result":
         """Itself; failed where it passed and a cell held more than ``memory_limit`` bytes."""
-        heavy = next((cell for cell in self.cells if cell.peak_memory_bytes > memory_limit), None)
+        heavy = next(
+            (cell for cell in self.cells if not cell.peak_memory_bytes <= memory_limit), None
+        )  # NaN allows none
         if heavy is None or self.failure:
             return self
         held, allowed = heavy.peak_memory_bytes / 1e9, memory_limit / 1e9

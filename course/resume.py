@@ -6,7 +6,6 @@ that the one before was cut off, and takes over what passed, as long as nothing 
 
 import hashlib
 import json
-import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import psutil
 from course.machine import installed, requirements
 from course.results import LessonFile, Result, Settings
 from course.sources import REPOSITORY
+from helpers.files import refuse_where_not_ours, write_whole
 
 # What a lesson's outcome depends on besides itself
 SOURCES = [REPOSITORY / "helpers", REPOSITORY / "course" / "checks", REPOSITORY / "course" / "exercise.py"]
@@ -31,7 +31,6 @@ def begin(settings: Settings) -> bool:
     before = _read(marker)
     if before and _lives(before):
         raise RunInProgress(f"process {before['process']} is running lessons into {settings.folder}")
-    marker.parent.mkdir(parents=True, exist_ok=True)
     me = psutil.Process()
     _write(marker, {"process": me.pid, "started": me.create_time()})
     return before is not None
@@ -48,18 +47,20 @@ def keep(result: Result, settings: Settings) -> None:
 
 
 def kept(lesson: LessonFile, settings: Settings) -> Result | None:
-    """What the run before has left of this lesson, if it passed and would pass again."""
+    """What the run before has left of this lesson, if it passed and would pass again, in the memory allowed now."""
     try:
         result = Result.from_dict(_read(_state(lesson.name, settings)) or {})
     except (KeyError, TypeError):  # written by another version
         return None
+    result = result.held_to(settings.memory_limit)
     return result if result.passed and result.key == key(lesson, settings) else None
 
 
 def forget(lesson: LessonFile, settings: Settings) -> None:
-    """Remove what an earlier run has made of this lesson."""
+    """Remove what an earlier run has made of this lesson. Raises OSError for a file of somebody else's run."""
     made = [settings.folder / f"{lesson.name}{ending}" for ending in (".ipynb", ".html")]
     for path in [*made, _state(lesson.name, settings)]:
+        refuse_where_not_ours(path)
         path.unlink(missing_ok=True)
     shutil.rmtree(settings.scratch(lesson), ignore_errors=True)
 
@@ -99,7 +100,7 @@ def _lives(marker: dict) -> bool:
     """Is the process that wrote the marker still there? Numbers are used again: the start time must agree."""
     try:
         return psutil.Process(marker["process"]).create_time() == marker["started"]
-    except (psutil.Error, KeyError):
+    except (psutil.Error, KeyError, TypeError):
         return False
 
 
@@ -113,7 +114,4 @@ def _read(path: Path) -> dict | None:
 
 
 def _write(path: Path, values: dict) -> None:
-    """Whole or not at all: a run can be killed while it writes."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(values, indent=1))

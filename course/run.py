@@ -11,9 +11,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from course import report, resume
-from course.results import SCALES, LessonFile, Result, Settings
+from course.numbers import above_zero, whole
+from course.results import MEMORY_LIMIT_BYTES, SCALES, LessonFile, Result, Settings
 from course.schedule import Progress, run_side_by_side
 from course.sources import REPOSITORY, sources
+from helpers.files import not_written
 from helpers.units import format_bytes, format_seconds
 
 RUNS = REPOSITORY / "build" / "run"
@@ -30,6 +32,9 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(not_written(error, RUNS), file=sys.stderr)
+        return 1
     return report_on(lessons, _settings(options))
 
 
@@ -37,7 +42,6 @@ def report_on(lessons: list[LessonFile], settings: Settings) -> int:
     """Run, write the reports, say how it went. Returns the exit status."""
     try:
         results = run_lessons(lessons, settings)
-        report.write(results, settings)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command carries on with what is missing", file=sys.stderr)
         return INTERRUPTED
@@ -45,13 +49,24 @@ def report_on(lessons: list[LessonFile], settings: Settings) -> int:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"cannot write {error.filename or settings.folder}: {error.strerror or error}", file=sys.stderr)
+        print(not_written(error, settings.folder), file=sys.stderr)
         return 1
+    where = _reported(results, settings)
     failed = [result for result in results if not result.passed]
     for result in failed:
         print(f"\n{result.failure.text(result.name)}")
-    print(f"\n{len(results) - len(failed)} of {len(results)} lessons passed; {_shown(settings.folder / 'report.html')}")
-    return 1 if failed else 0
+    print(f"\n{len(results) - len(failed)} of {len(results)} lessons passed; {where or 'no report'}")
+    return 1 if failed or not where else 0
+
+
+def _reported(results: list[Result], settings: Settings) -> str:
+    """Where the reports are; empty, and said in a line, where they cannot be written."""
+    try:
+        report.write(results, settings)
+    except OSError as error:
+        print(not_written(error, settings.folder), file=sys.stderr)
+        return ""
+    return _shown(settings.folder / "report.html")
 
 
 def run_lessons(lessons: list[LessonFile], settings: Settings) -> list[Result]:
@@ -79,13 +94,14 @@ def run_lessons(lessons: list[LessonFile], settings: Settings) -> list[Result]:
 def _finished(lessons: list[LessonFile], settings: Settings) -> Iterator[Result]:
     """Results as lessons end. On a terminal a bar counts their cells; a log gets one line a lesson."""
     total = {lesson.name: lesson.count_cells() for lesson in lessons}
-    done, under_way = dict.fromkeys(total, 0), {}
+    done, under_way, limit = dict.fromkeys(total, 0), {}, settings.memory_limit
     bar = tqdm(total=sum(total.values()), unit="cell", disable=not sys.stderr.isatty(), leave=False)
     with bar, closing(run_side_by_side(lessons, settings)) as events:
         for event in events:
             if isinstance(event, Progress):
                 done[event.lesson], under_way[event.lesson] = event.cell - 1, event.cell
             else:
+                event = event.held_to(limit)
                 done[event.name], _ = total[event.name], under_way.pop(event.name, None)
                 bar.write(_line(event), file=sys.stdout)
                 sys.stdout.flush()
@@ -148,24 +164,16 @@ def _parser() -> argparse.ArgumentParser:
     given.add_argument("--scale", choices=SCALES, default="laptop")
     given.add_argument("--checkpoint", help="a Hugging Face id or a folder, in place of the project's own model")
     given.add_argument("--device", help="cpu, cuda, mps ...")
-    given.add_argument("--seed", type=int)
+    given.add_argument("--seed", type=whole(least=0, most=2**32 - 1))  # what NumPy takes
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--workers", type=_positive, default=2, metavar="N", help="lessons side by side (2)")
-    limits.add_argument("--cell-timeout", type=_positive, default=300, metavar="S", dest="cell_limit_s")
+    limits.add_argument("--workers", type=whole(), default=2, metavar="N", help="lessons side by side (2)")
+    limits.add_argument("--cell-timeout", type=whole(), default=300, metavar="S", dest="cell_limit_s")
+    own = f"{MEMORY_LIMIT_BYTES / 1e9:g} for the project's own models on a CPU"
+    limits.add_argument("--memory-limit", type=above_zero, metavar="GB", dest="memory_limit_gb", help=own)
     limits.add_argument(
-        "--memory-limit", type=float, metavar="GB", dest="memory_limit_gb", help="1.2 on the project's own models"
-    )
-    limits.add_argument(
-        "--lesson-timeout", type=_positive, metavar="S", dest="lesson_limit_s", help="600, and 120 at scale smoke"
+        "--lesson-timeout", type=whole(), metavar="S", dest="lesson_limit_s", help="600, and 120 at scale smoke"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 def _shown(path: Path) -> str:

@@ -4,12 +4,15 @@ A run that was stopped, by Ctrl-C or by a power cut, goes on with the same comma
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from course.numbers import above_zero
 from helpers.device import pick, threads
+from helpers.files import make_folder, not_written
 from helpers.train import Run
 from helpers.zoo import ZOO, read_card
 from helpers.zoo.follow import follow
@@ -29,13 +32,19 @@ def main(argv: list[str] | None = None, build: Path = BUILD) -> int:
     except ValueError as error:
         print(f"train-zoo: {error}")
         return 2
+    except OSError as error:
+        print(f"train-zoo: {not_written(error, args.out or build)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from the last checkpoint.")
         return 130
 
 
 def make(chosen: Recipe, build: Path, seconds: float | None, device: str, out: Path | None) -> int:
-    """Follow a recipe, or the rest of it, and write the model's folder."""
+    """Follow a recipe, or the rest of it, and write the model's folder. Raises OSError where that cannot be."""
+    make_folder(build)
+    folder = out or build / chosen.name / "model"
+    make_folder(folder)
     others = {name: _card(name, build) for name in chosen.beside}
     with Bars(chosen) as bars:
         made = follow(chosen, build, seconds, bars.report, pick(device))
@@ -43,7 +52,6 @@ def make(chosen: Recipe, build: Path, seconds: float | None, device: str, out: P
         stage, run = list(made.runs.items())[-1]
         print(f"{run.step} of {_steps(chosen)[stage]} steps of the stage {stage!r} are done. The same command goes on.")
         return 1
-    folder = out or build / chosen.name / "model"
     with threads(chosen.threads):  # a card's numbers are summed in the order in which its model was trained
         card = publish(folder, chosen, made, others)
     print(f"{folder}: {card['loss']['value']:.3f} {card['loss']['what']}; {card['can']}")
@@ -102,7 +110,7 @@ def shortened(chosen: Recipe, steps: int) -> Recipe:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m course train-zoo", description="Make a model of the zoo again.")
     parser.add_argument("name", nargs="?", default="tiny-qwen3", help=f"one of: {', '.join(RECIPES)}")
-    parser.add_argument("--seconds", type=float, help="stop after so many seconds; the same command goes on")
+    parser.add_argument("--seconds", type=above_zero, help="stop after so many seconds; the same command goes on")
     parser.add_argument("--steps", type=int, help="at most so many steps in each stage")
     parser.add_argument("--device", default="auto", help="cpu, cuda, …; auto takes a GPU where there is one (auto)")
     parser.add_argument("--out", type=Path, help="the folder to write (build/zoo/NAME/model)")

@@ -97,7 +97,7 @@ def _seen() -> str:
 
 def _accelerator_name(device: torch.device) -> str:
     module = getattr(torch, device.type)
-    return module.get_device_name(device) if hasattr(module, "get_device_name") else f"Apple {platform.machine()} GPU"
+    return module.get_device_name(device) if hasattr(module, "get_device_name") else f"{_cpu_name()} GPU"  # of one chip
 
 
 def _memory_bytes(device: torch.device) -> int:
@@ -121,8 +121,10 @@ def _cpu_name() -> str:
         return _first_line("sysctl", "-n", "machdep.cpu.brand_string")
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "CPU part" in told:  # ARM has numbers there and no name
+        return f"{platform.machine()}, implementer {told.get('CPU implementer')}, part {told['CPU part']}"
+    return told.get("model name") or platform.processor() or platform.machine()
 
 
 def _first_line(*command: str) -> str:

@@ -4,6 +4,8 @@ What makes that possible: batch number ``step`` is a function of the step alone 
 is random, and the checkpoint holds the weights, the buffers and both of AdamW's moments as they were.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -20,6 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from helpers.files import refuse_where_not_ours
 from helpers.shapes import Float, Int, Tensor
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a weight
@@ -137,16 +140,25 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, 
     """Write weights, moments and the run as one safetensors file with JSON in its header.
 
     The file is written aside and then takes the old one's place in a single move: at every moment one whole checkpoint
-    lies at ``path``, whenever the machine stops.
+    lies at ``path``, whenever the machine stops. Raises OSError that names ``path``; then it holds what it held.
     """
     tensors = _tensors(model, optimizer)
     about = {"run": asdict(run), "identity": identity, "digest": _digest(tensors)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"training": json.dumps(about)})
-    with part.open("r+b") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_where_not_ours(path)
+        save_file(tensors, part, metadata={"training": json.dumps(about)})
+        with part.open("r+b") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    except SafetensorError as error:  # its way to tell of a full disk
+        raise OSError(errno.EIO, str(error), str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: str) -> Run:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from course import run as runner
 from course.sources import REPOSITORY
+from helpers.files import make_folder
 
 SITE = REPOSITORY / "build" / "site"
 NEEDED = (
@@ -45,6 +46,7 @@ def publish(target: Path, fresh: bool) -> int:
     from course.site.runs import newest_whole_run
 
     try:
+        make_folder(target.parent)
         run = None if fresh else newest_whole_run(runner.RUNS)
         if run is None:
             print("no run of every solved lesson as it stands: running them at scale smoke")
@@ -54,8 +56,11 @@ def publish(target: Path, fresh: bool) -> int:
         if run is None:
             raise ValueError("a lesson's source changed while the lessons ran: start again")
         pages = build_site(run, target)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"course site: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"course site: {error.filename or target}: {error.strerror or error}", file=sys.stderr)
         return 1
     print(f"{pages} pages from {run.folder.name}; open {target / 'index.html'}")
     return 0

@@ -105,9 +105,13 @@ def load_plotly_where_it_is_used(app: Sphinx, page: str, template: str, context:
 
 def put_in_place(made: Path, target: Path) -> None:
     """The new site instead of the old one. Raises ValueError for a folder that holds something else."""
-    if target.exists():
-        if any(target.iterdir()) and not (target / "searchindex.js").exists():
-            raise ValueError(f"{target} is not empty and not a site: give --out another folder")
-        shutil.rmtree(target)
+    if target.exists() and any(target.iterdir()) and not (target / "searchindex.js").exists():
+        raise ValueError(f"{target} is not empty and not a site: give --out another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(made, target)
+    with tempfile.TemporaryDirectory(
+        dir=target.parent
+    ) as beside:  # on the same disk, where a move cannot run out of it
+        new = shutil.move(made, Path(beside) / "site")
+        if target.exists():
+            os.replace(target, Path(beside) / "before")
+        os.replace(new, target)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.families import FAMILIES, Family
 from helpers.checkpoints.folder import CONFIG, SINGLE
+from helpers.files import refuse_where_not_ours
 
 
 def save(model: nn.Module, folder: str | os.PathLike) -> None:
@@ -46,6 +47,8 @@ def write_together(folder: str | os.PathLike, contents: dict[str, Callable[[Path
 def _replace(folder: Path, contents: dict[str, Callable[[Path], object]]) -> None:
     """Write every file aside, see it on the disk, and only then move all of them in."""
     parts = {name: folder / f"{name}.{os.getpid()}.part" for name in contents}
+    for name in contents:
+        refuse_where_not_ours(folder / name)
     try:
         for name, part in parts.items():
             part.touch()

@@ -3,17 +3,23 @@
 `notebooks/measured/<machine>/<name>.json` says what was measured, on what, with which versions, when, how often, and
 how much of the machine's own ceiling it reached. A lesson shows the learner's machine first and a record beside it,
 labelled as recorded; where there is none it says "not measured yet".
+
+A folder holds the records of one machine; which one, the records say. Another processor's records, the course's own
+among them, are neither this machine's nor overwritten by them.
 """
 
+import itertools
 import json
-import os
 import re
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from pathlib import Path
 
+from helpers.device import describe, pick
+from helpers.files import write_whole
 from helpers.measure.roofline import Rate, Roofline
 from helpers.units import format_seconds
 
@@ -95,12 +101,12 @@ class Record:
 
 
 def write_record(record: Record, folder: Path = FOLDER) -> Path:
-    """Write the record to its place and return the path. Whole or not at all: a reader never sees half a file."""
-    path = folder / machine_slug(record.machine) / f"{record.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(_written(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """Write the record to its place and return the path. Whole or not at all: a reader never sees half a file.
+
+    Raises OSError that names the file, ValueError for a number that is not finite.
+    """
+    path = folder_of(record.machine, folder) / f"{record.name}.json"
+    write_whole(path, json.dumps(_written(record), indent=1, allow_nan=False) + "\n")
     return path
 
 
@@ -126,8 +132,10 @@ def read_record(path: Path) -> Record:
 
 
 def recorded(name: str, folder: Path = FOLDER) -> dict[str, Record]:
-    """Every machine's record of this case, by machine; empty where nobody has measured it yet."""
-    return {path.parent.name: read_record(path) for path in sorted(folder.glob(f"*/{name}.json"))}
+    """Every machine's record of this case, by folder, this machine's first; empty where nobody has measured it yet."""
+    found = {path.parent.name: read_record(path) for path in sorted(folder.glob(f"*/{name}.json"))}
+    mine = [identity(describe(device)) for device in (pick(), "cpu")] if found else []
+    return dict(sorted(found.items(), key=lambda item: identity(item[1].machine) not in mine))
 
 
 def recorded_text(*names: str, folder: Path = FOLDER) -> str:
@@ -146,11 +154,53 @@ def _line(line: Measurement) -> str:
     return f"  {line.label:40} {line.dtype:9} {format_seconds(line.median_s):>8}{share}"
 
 
+def identity(machine: dict) -> tuple:
+    """What makes two descriptions (`helpers.device.describe()`) one machine: what the speed of a case depends on.
+
+    A CPU is its name, its cores and its instructions: hypervisors give many processors one name. An accelerator is its
+    name: its host only feeds it. Versions are no part of it, `--again` measures with new ones; nor is the memory, of
+    which a system keeps a little more or less for itself at each start.
+    """
+    fields = ("device", "name", "cores", "instructions") if machine["device"] == "cpu" else ("device", "name")
+    return tuple(machine.get(field) for field in fields)
+
+
+def folder_of(machine: dict, folder: Path = FOLDER) -> Path:
+    """Where in `folder` this machine's records are, or go: the first of its names that no other machine has taken."""
+    places = (folder / name for name in _folder_names(machine))
+    return next(place for place in places if not _taken(place, machine))
+
+
+def _folder_names(machine: dict) -> Iterator[str]:
+    """As in "cpu", "cpu-amd-epyc-2-cores", "cpu-amd-epyc-2-cores-2"; or "nvidia-h200"."""
+    yield machine_slug(machine)
+    full = _slug(f"{machine['device']} {machine.get('name')} {machine.get('cores')} cores")
+    yield full
+    yield from (f"{full}-{number}" for number in itertools.count(2))
+
+
+def _taken(place: Path, machine: dict) -> bool:
+    """Whether a record in this folder says that it is of another machine."""
+    others = (_machine_of(path) for path in place.glob("*.json"))
+    return any(other is not None and identity(other) != identity(machine) for other in others)
+
+
+def _machine_of(path: Path) -> dict | None:
+    """What any kind of record says of its machine; None where that cannot be read."""
+    try:
+        machine = json.loads(path.read_text(encoding="utf-8"))["machine"]
+        return machine if "device" in machine else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def machine_slug(machine: dict) -> str:
-    """The folder of a machine's records: "cpu", or the accelerator's name as in "nvidia-h200"."""
-    if machine["device"] == "cpu":
-        return "cpu"
-    return re.sub(r"[^a-z0-9]+", "-", str(machine["name"]).lower()).strip("-")
+    """The short name of a machine's folder: "cpu", or the accelerator's name as in "nvidia-h200"."""
+    return "cpu" if machine["device"] == "cpu" else _slug(str(machine["name"]))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _build(kind: type, values: object):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from helpers.checkpoints import save
+from helpers.files import write_whole
 from helpers.zoo.card import facts, readme
 from helpers.zoo.follow import Made
 from helpers.zoo.recipe import Recipe
@@ -23,12 +24,11 @@ def publish(folder: Path, recipe: Recipe, made: Made, others: dict[str, dict] | 
     round_to_bfloat16(model)
     card = facts(recipe, made, others)
     end = tokenizer.token_to_id(END)
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end})
     _write(folder / "tokenizer_config.json", _tokenizer_config(context(recipe.config)))
     _write(folder / "card.json", card)
-    (folder / "tokenizer.json").write_text(tokenizer.to_str() + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(readme(card), encoding="utf-8")
+    write_whole(folder / "tokenizer.json", tokenizer.to_str() + "\n")
+    write_whole(folder / "README.md", readme(card))
     save(copy.deepcopy(model).bfloat16(), folder)
     return card
 
@@ -58,4 +58,4 @@ def _tokenizer_config(longest: int) -> dict:
 
 
 def _write(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,7 +1,10 @@
 """The three outcomes of a check, hints and solutions, predictions, and submissions that loop or crash."""
 
+import errno
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +134,50 @@ def test_a_damaged_store_is_kept_aside_and_nothing_is_lost(tmp_path, capsys):
     assert json.loads(path.read_text()) == {"a": 1}
     assert (tmp_path / "predictions.damaged.json").read_text() == '{"00.speed": {"gue'
     assert "kept as predictions.damaged.json" in capsys.readouterr().err
+
+
+def test_what_was_damaged_before_is_kept_as_well(tmp_path):
+    path = tmp_path / "predictions.json"
+    for text in ('{"a', '["a list, not an object"]'):
+        path.write_text(text)
+        LearnerStore(path).set("b", 1)
+    assert (tmp_path / "predictions.damaged.json").read_text() == '{"a'
+    assert (tmp_path / "predictions.damaged-2.json").read_text() == '["a list, not an object"]'
+    assert json.loads(path.read_text()) == {"b": 1}
+
+
+def test_a_file_that_may_not_be_read_stays_and_what_is_typed_lasts_in_memory(tmp_path, monkeypatch, capsys):
+    path, may_read = tmp_path / "predictions.json", Path.read_text
+    path.write_text('{"theirs": 1}')
+
+    def read_text(self, **named):
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return may_read(self, **named)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    store = LearnerStore(path)
+    store.set("a", 1)
+    store.set("b", 2)
+    assert store.all() == {"a": 1, "b": 2}
+    assert path.read_bytes() == b'{"theirs": 1}'
+    assert list(tmp_path.iterdir()) == [path]
+    assert capsys.readouterr().err == f"kept in memory only: {path} cannot be read (Permission denied)\n"
+
+
+@pytest.mark.parametrize("text", ['{"theirs": 1}', '{"damaged'])
+def test_a_file_that_may_be_read_and_not_written_is_neither_replaced_nor_renamed(tmp_path, monkeypatch, capsys, text):
+    path = tmp_path / "predictions.json"
+    path.write_text(text)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    store = LearnerStore(path)
+    store.set("a", 1)
+    assert store.get("a") == 1
+    assert path.read_text() == text
+    assert list(tmp_path.iterdir()) == [path]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"kept in memory only: {path} ")
 
 
 def test_without_a_disk_a_prediction_lasts_in_memory(tmp_path, capsys):

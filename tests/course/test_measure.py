@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from course import measure
 from course.goals import GOALS
 from helpers.device import describe
 from helpers.measure import Measurement, Rate, Timing, Work, read_record
-from helpers.measure.records import FOLDER, machine_slug
+from helpers.measure.records import FOLDER, folder_of
 
 
 @pytest.fixture
@@ -59,6 +60,38 @@ def test_what_has_a_record_is_not_pending_unless_it_is_asked_for_again_or_by_nam
         assert measure.main([*arguments, *calls]) == 0
         assert (record.stat().st_mtime_ns > written) == measured
         assert ("nothing is pending" in capsys.readouterr().out) != measured
+
+
+def test_on_another_processor_everything_is_pending_and_the_first_ones_record_stays(quick_case, tmp_path, monkeypatch):
+    calls = ["--device", "cpu", "--out", str(tmp_path)]
+    assert measure.main(calls) == 0
+    first = (tmp_path / "cpu" / "quick.json").read_bytes()
+    other = describe("cpu") | {"name": "Some Other Processor", "cores": 8}
+    monkeypatch.setattr(measure, "describe", lambda _: other)
+    assert measure.pending(torch.device("cpu"), tmp_path) == ["quick"]
+    assert measure.main(["--again", *calls]) == 0
+    assert measure.pending(torch.device("cpu"), tmp_path) == []
+    assert (tmp_path / "cpu" / "quick.json").read_bytes() == first
+    assert (tmp_path / "cpu-some-other-processor-8-cores" / "quick.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_measured(monkeypatch, tmp_path, capsys):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setattr(measure, "CASES", {"quick": broken(AssertionError("it was measured"), 0)})
+    assert measure.main(["--device", "cpu", "--out", str(tmp_path / "a file")]) == 1
+    said = f"course measure: cannot write {tmp_path / 'a file'}: Not a directory\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_record_that_cannot_be_written_is_printed_all_the_same(quick_case, monkeypatch, tmp_path, capsys):
+    def full(record, folder):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "cpu"))
+
+    monkeypatch.setattr(measure, "write_record", full)
+    assert measure.main(["--device", "cpu", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert any("64 B/s" in line for line in printed)
+    assert printed[-1] == f"quick: stopped, cannot write {tmp_path / 'cpu'}: No space left on device"
 
 
 def line_of(label: str) -> Measurement:
@@ -155,4 +188,4 @@ def test_the_committed_record_holds_everything_that_the_case_promises():
     for dtype in ("float32", "bfloat16"):
         assert {("matmul", dtype), ("batch 1", dtype), ("batch 256", dtype)} <= labels
     assert {("read", "float32"), ("copy", "float32"), ("triad", "float32")} <= labels
-    assert machine_slug(record.machine) == "cpu"
+    assert folder_of(record.machine) == FOLDER / "cpu"

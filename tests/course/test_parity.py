@@ -150,6 +150,20 @@ def test_the_committed_record_has_every_family_and_all_pass():
     assert all(line.passes for line in record.lines)
 
 
+def test_the_record_of_another_machine_stays(tmp_path):
+    first, second = ({"device": "cpu", "name": name, "cores": 2} for name in ("One CPU", "Another CPU"))
+    path = write_parity(ParityRecord(first, [GOOD]), tmp_path)
+    beside = write_parity(ParityRecord(second, [ROUGH]), tmp_path)
+    assert beside.parent.name == "cpu-another-cpu-2-cores"
+    assert read_parity(path).machine == first
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_before_anything_is_compared(tmp_path, capsys):
+    (tmp_path / "a file").write_text("")
+    assert parity.main(["--out", str(tmp_path / "a file")]) == 1
+    assert capsys.readouterr() == ("", f"course parity: cannot write {tmp_path / 'a file'}: Not a directory\n")
+
+
 def test_a_record_that_is_not_one_is_named(tmp_path):
     path = write_parity(ParityRecord({"device": "cpu"}, [GOOD]), tmp_path)
     assert read_parity(path).lines == [GOOD]

@@ -13,9 +13,11 @@ import psutil
 import pytest
 from lesson_files import lesson, settings
 
-from course import resume, run, schedule
-from course.results import CellRecord, Failure, Result
+from course import build, resume, run, schedule
+from course.doctor import NEEDED_MEMORY_BYTES
+from course.results import MEMORY_LIMIT_BYTES, CellRecord, Failure, Result
 from course.run import choose, main, report_on, run_lessons
+from helpers import device
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -334,12 +336,91 @@ def test_a_lesson_that_holds_too_much_memory_fails_and_names_the_cell():
 @pytest.mark.parametrize(
     ("changed", "limit"),
     [
-        ({}, 1.2e9),
-        ({"checkpoint": "zoo"}, 1.2e9),
+        ({}, MEMORY_LIMIT_BYTES),
+        ({"checkpoint": "zoo", "device": "cpu"}, MEMORY_LIMIT_BYTES),
+        ({"device": "cuda"}, float("inf")),
         ({"checkpoint": "Qwen/Qwen3-0.6B"}, float("inf")),
         ({"scale": "full"}, float("inf")),
         ({"checkpoint": "Qwen/Qwen3-0.6B", "memory_limit_gb": 4.0}, 4e9),
     ],
 )
-def test_memory_is_limited_on_the_projects_own_models(tmp_path, changed, limit):
+def test_memory_is_limited_on_the_projects_own_models(tmp_path, monkeypatch, changed, limit):
+    monkeypatch.setattr(device, "_accelerator_kind", lambda: None)
     assert settings(tmp_path, **changed).memory_limit == limit
+
+
+def test_where_auto_finds_an_accelerator_its_libraries_are_not_held_against_a_lesson(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "_accelerator_kind", lambda: "cuda")
+    monkeypatch.setattr(device, "_count", lambda kind: 1)
+    assert settings(tmp_path).memory_limit == float("inf")
+    assert settings(tmp_path, device="cpu").memory_limit == MEMORY_LIMIT_BYTES
+
+
+def test_a_lesson_over_the_memory_limit_fails_the_run_in_every_report_and_names_its_cell(tmp_path, capsys):
+    made = lesson(tmp_path / "notebooks", "00_heavy", "x = 1", "held = bytearray(300_000_000)", "del held")
+    asked = settings(tmp_path, memory_limit_gb=0.25, device="cpu")
+    assert report_on([made], asked) == 1
+    said = capsys.readouterr().out
+    assert "FAILED  00_heavy" in said
+    assert "FAILED 00_heavy, cell 3: the lesson needs too much memory" in said
+    assert "held = bytearray(300_000_000)" in said
+    assert "0.25 GB are allowed (--memory-limit)" in said
+    (written,) = json.loads((asked.folder / "report.json").read_text(encoding="utf-8"))["lessons"]
+    assert (written["failure"]["kind"], written["failure"]["cell"]) == ("memory", 3)
+    for ending in ("html", "xml"):
+        assert "too much memory" in (asked.folder / f"report.{ending}").read_text(encoding="utf-8")
+
+
+def test_what_was_kept_is_held_to_the_memory_that_is_allowed_now(tmp_path, started):
+    made, asked, result = left_behind(tmp_path, device="cpu")
+    resume.keep(replace(result, cells=[CellRecord(1, "big = 1", 0.1, 1_000_000_000)]), asked)
+    assert resume.kept(made, asked)
+    assert resume.kept(made, replace(asked, memory_limit_gb=0.9)) is None
+    run_lessons([made], replace(asked, memory_limit_gb=0.9))
+    assert started == ["00_quick"]
+
+
+def test_a_limit_that_is_no_number_lets_nothing_through():
+    result = Result("03_open_a_model", 1.0, [CellRecord(1, "small = 1", 0.1, 1)], None)
+    assert not result.held_to(float("nan")).passed
+
+
+def test_a_run_whose_reports_cannot_be_written_still_says_what_failed(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "report.html"))
+
+    failed = Result("00_quick", 1.0, [], a_failure())
+    monkeypatch.setattr(run, "_finished", lambda *_: [failed])
+    monkeypatch.setattr(run.report, "write", full)
+    assert report_on([lesson(tmp_path, "00_quick")], settings(tmp_path)) == 1
+    said = capsys.readouterr()
+    assert said.err == f"cannot write {tmp_path / 'report.html'}: No space left on device\n"
+    assert "FAILED 00_quick, cell 1" in said.out
+    monkeypatch.setattr(run, "_finished", lambda *_: [replace(failed, failure=None)])
+    assert report_on([lesson(tmp_path, "00_quick")], settings(tmp_path)) == 1
+    assert "1 of 1 lessons passed; no report" in capsys.readouterr().out
+
+
+def test_solved_lessons_that_cannot_be_written_are_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setattr(build, "SOLVED", tmp_path / "a file")
+    assert main(["--solved", "03"]) == 1
+    assert capsys.readouterr().err == f"cannot write {tmp_path / 'a file'}: File exists\n"
+
+
+def test_files_of_somebody_elses_run_are_not_removed(tmp_path, monkeypatch, started, capsys):
+    made, asked = lesson(tmp_path, "00_quick"), settings(tmp_path)
+    asked.folder.mkdir(parents=True)
+    theirs = asked.folder / "00_quick.html"
+    theirs.write_text("theirs")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != theirs)
+    assert report_on([made], asked) == 1
+    assert capsys.readouterr().err == f"cannot write {theirs}: Permission denied\n"
+    assert theirs.read_text() == "theirs"
+    assert started == []
+
+
+def test_readme_and_the_doctor_know_the_one_limit():
+    said = f"stay below 90 seconds and {MEMORY_LIMIT_BYTES / 1e9:g} GB at laptop scale"
+    assert said in " ".join((TESTS.parent / "README.md").read_text(encoding="utf-8").split())
+    assert NEEDED_MEMORY_BYTES > MEMORY_LIMIT_BYTES

@@ -87,13 +87,22 @@ def test_a_damaged_checkpoint_is_one_line_and_no_traceback(tmp_path, capsys):
     assert "is not a whole checkpoint" in capsys.readouterr().out
 
 
-def test_a_model_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, monkeypatch):
+def test_a_model_that_cannot_be_written_is_one_line_and_leaves_the_one_before_whole(tmp_path, monkeypatch, capsys):
     assert train_zoo.main([], tmp_path) == 0
     before = weights(tmp_path)
     monkeypatch.setattr(train_zoo, "recipe", lambda name: replace(RECIPE, evidence=fails))
-    with pytest.raises(OSError, match="no space left"):
-        train_zoo.main([], tmp_path)
+    assert train_zoo.main([], tmp_path) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train-zoo: ")]
+    assert line == f"train-zoo: cannot write {tmp_path}: no space left"
     assert weights(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_before_the_training(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setattr(train_zoo, "follow", lambda *_: pytest.fail("it was trained"))
+    for arguments, build in (([], tmp_path / "a file"), (["--out", str(tmp_path / "a file")], tmp_path)):
+        assert train_zoo.main(arguments, build) == 1
+        assert capsys.readouterr().err == f"train-zoo: cannot write {tmp_path / 'a file'}: Not a directory\n"
 
 
 def fails(made):

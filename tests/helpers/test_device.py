@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from helpers import device
 from helpers.device import describe, pick, synchronize
 
 
@@ -27,6 +28,26 @@ def test_a_device_that_this_machine_lacks_is_refused_with_what_it_has():
 
 def test_the_cpu_needs_no_waiting():
     synchronize("cpu")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor : 0\nmodel name : AMD EPYC 7763\nmodel name : AMD EPYC 7763\n", "AMD EPYC 7763"),
+        ("CPU implementer : 0x41\nCPU part : 0xd0c\n", "aarch64, implementer 0x41, part 0xd0c"),
+    ],
+)
+def test_processors_without_a_name_are_told_apart_by_their_numbers(tmp_path, monkeypatch, cpuinfo, name):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(device, "Path", lambda _: tmp_path / "cpuinfo")
+    monkeypatch.setattr(device.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(device.platform, "machine", lambda: "aarch64")
+    assert device._cpu_name() == name
+
+
+def test_a_gpu_of_apple_has_the_name_of_its_chip(monkeypatch):
+    monkeypatch.setattr(device, "_cpu_name", lambda: "Apple M2")
+    assert device._accelerator_name(torch.device("mps")) == "Apple M2 GPU"
 
 
 def test_a_description_holds_what_a_record_needs_and_names_no_host():

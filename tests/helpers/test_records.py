@@ -18,7 +18,7 @@ from helpers.measure import (
     recorded_text,
     write_record,
 )
-from helpers.measure.records import FOLDER, machine_slug
+from helpers.measure.records import FOLDER, folder_of
 
 _NUMBER, _TEXT = {"type": "number", "exclusiveMinimum": 0}, {"type": "string", "minLength": 1}
 _LINE = {
@@ -86,7 +86,7 @@ TIMINGS = sorted(path for path in FOLDER.glob("*/*.json") if path.stem != "parit
 def test_every_record_of_the_repository_follows_the_schema(path: Path):
     jsonschema.validate(json.loads(path.read_text()), SCHEMA)
     record = read_record(path)
-    assert machine_slug(record.machine) == path.parent.name
+    assert folder_of(record.machine) == path.parent
     assert record.name == path.stem
     for line in record.measurements:
         assert line.q1_s <= line.median_s <= line.q3_s
@@ -122,6 +122,43 @@ def test_a_gpu_has_a_folder_of_its_own(tmp_path: Path):
     write_record(a_record(), tmp_path)
     assert list(recorded("roofline", tmp_path)) == ["cpu", "nvidia-h200"]
     assert recorded("unmeasured", tmp_path) == {}
+
+
+def test_another_processor_has_a_folder_of_its_own_and_the_one_that_was_there_is_left_alone(tmp_path: Path):
+    shipped = write_record(a_record(name="Shipped CPU", cores=2), tmp_path)
+    before = shipped.read_bytes()
+    for other in (dict(name="Other CPU", cores=2), dict(name="Shipped CPU", cores=8)):
+        path = write_record(a_record(**other), tmp_path)
+        slug = f"cpu-{other['name'].split()[0].lower()}-cpu-{other['cores']}-cores"
+        assert path == tmp_path / slug / "roofline.json"
+        assert write_record(a_record(**other), tmp_path) == path  # its own is measured anew
+    unlike = write_record(a_record(name="Shipped CPU", cores=8, instructions="DEFAULT"), tmp_path)
+    assert unlike.parent.name == "cpu-shipped-cpu-8-cores-2"
+    assert shipped.read_bytes() == before
+    assert len(recorded("roofline", tmp_path)) == 4
+
+
+def test_versions_and_memory_make_no_other_machine_and_a_gpus_host_neither(tmp_path: Path):
+    path = write_record(a_record(), tmp_path)
+    assert write_record(a_record(torch="9.9", python="3.99", memory_bytes=1, threads=7), tmp_path) == path
+    gpu = write_record(a_record(device="cuda", name="NVIDIA H200", cores=2), tmp_path)
+    assert write_record(a_record(device="cuda", name="NVIDIA H200", cores=64), tmp_path) == gpu
+    assert write_record(a_record(device="cuda", name="NVIDIA A100"), tmp_path) != gpu
+
+
+def test_the_machine_that_reads_sees_its_own_record_first(tmp_path: Path):
+    write_record(a_record(name="Shipped CPU"), tmp_path)
+    write_record(a_record(device="cuda", name="AAA GPU"), tmp_path)
+    mine = write_record(a_record(), tmp_path)
+    assert list(recorded("roofline", tmp_path)) == [mine.parent.name, "aaa-gpu", "cpu"]
+    first = recorded_text("roofline", folder=tmp_path).splitlines()[0]
+    assert first.startswith(f"roofline on {describe('cpu')['name']}, ")
+
+
+def test_a_damaged_record_takes_no_folder_from_its_machine(tmp_path: Path):
+    path = write_record(a_record(), tmp_path)
+    path.write_text("{")
+    assert folder_of(describe("cpu"), tmp_path) == path.parent
 
 
 def test_a_bad_name_and_an_empty_record_are_refused():

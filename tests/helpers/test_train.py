@@ -1,12 +1,13 @@
 """Training lowers the loss, repeats itself bit for bit, and survives a kill at any moment."""
 
+import errno
 import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from helpers import train as training
@@ -94,6 +95,26 @@ def test_a_kill_while_writing_keeps_the_checkpoint_before(tmp_path, monkeypatch)
     train(again, ROWS, SETTINGS, path, every=3, report=lambda run: taken.append(run.step))
     assert taken[0] == 7  # step 6 was kept
     assert same(whole, again)
+
+
+@pytest.mark.parametrize(
+    "full", [OSError(errno.ENOSPC, "No space left"), SafetensorError("No space left (os error 28)")]
+)
+def test_a_full_disk_keeps_the_checkpoint_before_and_names_it(tmp_path, monkeypatch, full):
+    path = tmp_path / "checkpoint.safetensors"
+    train(fresh(), ROWS, SETTINGS, path, seconds=1e-9)
+    before = path.read_bytes()
+
+    def half(tensors, part, metadata):
+        part.write_bytes(b"half a file")
+        raise full
+
+    monkeypatch.setattr(training, "save_file", half)
+    with pytest.raises(OSError, match="No space left") as refused:
+        train(fresh(), ROWS, SETTINGS, path, seconds=1e-9)
+    assert refused.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_half_written_checkpoint_is_refused(tmp_path):

@@ -295,6 +295,15 @@ def test_a_write_that_breaks_off_leaves_the_old_model(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_model_of_somebody_else_is_not_replaced(tmp_path, monkeypatch):
+    save(tiny(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "access", lambda path, mode: os.path.basename(path) != CONFIG)
+    with pytest.raises(CheckpointError, match=r"could not be written \(.*Permission denied.*config\.json"):
+        save(tiny(1), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_what_cannot_be_saved_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="could not be written"):
