@@ -5,6 +5,7 @@ safetensors   one file: its tensors                 error         a refusal, one
 folder        config.json, shards and their index   hub           from a name to a folder
 families      config.json -> our model              configs       our config -> config.json
 fill, write   weights into a model, and out of it
+recomputed    names of tables that files may hold and nobody reads
 stored        packed weights and their scales in the files, unpacked by helpers.quant
 plan          what a model needs, before it is here
 """

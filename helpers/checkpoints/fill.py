@@ -4,7 +4,7 @@ One parameter may be many tensors: a published name with ``{e}`` stands for one 
 One tensor may be two parameters: some files hold all experts in one, the gate's rows before those of ``up``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from helpers.checkpoints.error import CheckpointError
+from helpers.checkpoints.recomputed import is_recomputed
 from helpers.checkpoints.stored import Files, Stored
 
+# What a tool puts before every name when it saves the wrapper instead of the model.
+WRAPPERS = {
+    "module.": "DistributedDataParallel",
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "base_model.model.": "PEFT",
+}
 PLAIN = ("F64", "F32", "F16", "BF16")  # one number after the other, no scale beside it
 WHOLE = ("I64", "I32")  # tables of whole numbers
 HEAD, EMBEDDING = "head.weight", "embedding.weight"
@@ -41,18 +49,19 @@ def fill_model(
     published_name: Callable[[str], str],
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-    unused: str | None = None,
+    unused: tuple[str, ...] = (),
     copies: Mapping[str, str] | None = None,
 ) -> None:
     """Replace each parameter of ``model`` (on ``meta``) by its tensors in the files, as ``dtype`` on ``device``.
 
-    Names that begin with ``unused`` may be there and are not read; ``copies`` may be there when they equal our
-    parameter. A buffer keeps the type that the model gives it. Memory at its peak: the model, the one tensor that is
-    being read, and what unpacking it takes. CheckpointError lists what is missing, unexpected, of another shape or of a
-    type that cannot be read; then nothing has been filled.
+    Names that begin with one of ``unused``, and tables that are computed anew, may be there and are not read;
+    ``copies`` may be there when they equal our parameter. A buffer keeps the type that the model gives it. Memory at
+    its peak: the model, the one tensor that is being read, and what unpacking it takes. CheckpointError lists what is
+    missing, unexpected, of another shape or of a type that cannot be read; then nothing has been filled.
     """
-    stored = {name: one for name, one in held.stored.items() if not (unused and name.startswith(unused))}
+    stored = {name: one for name, one in held.stored.items() if not name.startswith(unused)}
     places = _places(model, published_name, stored, held.folder)
+    stored = {name: one for name, one in stored.items() if name in places or not is_recomputed(name)}
     same = _copies(copies or {}, places, stored, published_name)
     _check_fit(model, places, {name: one for name, one in stored.items() if name not in same}, held.folder)
     _check_copies(same, held)
@@ -163,7 +172,15 @@ def _check_fit(model: nn.Module, places: Mapping[str, list[Place]], stored: Mapp
         },
     }
     if lines := [f"{len(found)} {what}: {_listed(found)}" for what, found in misfits.items() if found]:
-        raise CheckpointError(folder, f"the weights do not fit config.json: {'; '.join(lines)}")
+        raise CheckpointError(folder, f"the weights do not fit config.json: {'; '.join(lines)}{_wrapped(stored)}")
+
+
+def _wrapped(stored: Collection[str]) -> str:
+    """Advice for files that were saved from a wrapper; empty for others."""
+    for prefix, tool in WRAPPERS.items():
+        if stored and all(name.startswith(prefix) for name in stored):
+            return f"; every name begins with {prefix!r}, as {tool} leaves them: save the model inside of it"
+    return ""
 
 
 def _types(model: nn.Module, ours: str) -> tuple[str, ...]:

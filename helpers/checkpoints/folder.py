@@ -18,6 +18,7 @@ from torch import Tensor
 
 from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.header import MAX_HEADER_BYTES, Entry
+from helpers.checkpoints.recomputed import is_recomputed
 from helpers.checkpoints.safetensors import Tensors, open_tensors, read_header
 from helpers.checkpoints.strict_json import parse_object
 
@@ -105,7 +106,7 @@ def _check_listed_where_held(listed: dict[str, str], held: dict[str, Mapping[str
         shard = listed[astray[0]]
         names = [name for name in astray if listed[name] == shard]
         raise CheckpointError(index, f"shard {_some([shard])} does not hold what is listed for it: {_some(names)}")
-    if unlisted := [name for name in times if name not in listed]:
+    if unlisted := [name for name in times if name not in listed and not is_recomputed(name)]:
         raise CheckpointError(index, f"the shards hold tensors that are not listed: {_some(unlisted)}")
 
 

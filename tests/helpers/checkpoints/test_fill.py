@@ -131,7 +131,7 @@ def test_a_table_of_32_bits_becomes_the_model_s_64(tmp_path, made):
 def test_names_that_are_explained_are_not_unexpected(tmp_path, made):
     tensors = apart(made) | {"mtp.weight": torch.zeros(2), "mtp_other": torch.zeros(2)}
     with pytest.raises(CheckpointError, match="1 unexpected: 'mtp_other'"):
-        filled(tmp_path, tensors, unused="mtp.")
+        filled(tmp_path, tensors, unused=("mtp.",))
 
 
 def test_more_experts_than_tensors_are_refused_before_they_are_listed(tmp_path, made):

@@ -92,7 +92,7 @@ def tiny_config(family: str) -> transformers.PretrainedConfig:
 
 def _counting_no_experts() -> transformers.PretrainedConfig:
     config = tiny_config("qwen3_moe")
-    config.num_experts_per_tok = None
+    config.num_experts_per_tok = 0
     return config
 
 
