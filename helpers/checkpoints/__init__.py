@@ -36,6 +36,10 @@ def load(
 
     ``"zoo"``, ``"zoo:NAME"``, a folder, or a hub id that is in the local cache (``resolve(id, download=True)`` fetches
     one). CheckpointError, a ValueError of one line, when anything is missing, left over, of another shape, or unsafe.
+
+    On the CPU, weights whose dtype in the file is ``dtype`` are mapped: each is read when it is first used, and writing
+    to it, as training does, never reaches the file. While the model lives its files may be replaced or deleted, but not
+    overwritten in place or cut off (``helpers.checkpoints.safetensors.Tensors``). On Windows all are read at once.
     Built in lesson 03.
     """
     if dtype not in WEIGHTS:
