@@ -30,6 +30,7 @@ from helpers.quant.integers import unpack_int4
 from helpers.quant.packing import check_words
 
 MAPS = os.name != "nt"  # a file that is mapped there cannot be replaced, and saving to the same folder would fail
+HEADLESS = ("embed_tokens.weight", "language_model.embed_tokens.weight")
 SCALES = ("F32", "F16", "BF16", "F8_E8M0")  # types that a scale may have
 
 
@@ -60,7 +61,7 @@ class Files:
             raise
         except ValueError as error:
             raise CheckpointError(folder, str(error)) from None
-        self.stored = {rename(name): stored for name, stored in found.items()}
+        self.stored = _with_first_word({rename(name): stored for name, stored in found.items()})
         if len(self.stored) < len(found):
             [(name, _)] = Counter(map(rename, found)).most_common(1)
             raise CheckpointError(folder, f"holds {name!r} twice, under two names")
@@ -108,6 +109,14 @@ class Files:
 
     def _read(self, part: str) -> Tensor:
         return read_tensor(self._files[part], part, self._headers[self._files[part]])
+
+
+def _with_first_word(stored: dict[str, Stored]) -> dict[str, Stored]:
+    """The names of a whole model, also where a model was saved without its head: ``embed_tokens`` for
+    ``model.embed_tokens``. Qwen3-Embedding is published so, and transformers gives the word back too."""
+    if not any(name in stored for name in HEADLESS):
+        return stored
+    return {name if name.startswith(("lm_head.", "mtp.")) else f"model.{name}": one for name, one in stored.items()}
 
 
 def _packed(entries: Mapping[str, Entry], published: dict, read: Callable[[str], Tensor]) -> dict[str, Stored]:

@@ -203,6 +203,26 @@ def test_what_is_neither_a_weight_nor_such_a_table_is_named(folder, extra):
         load(folder)
 
 
+@pytest.mark.parametrize("name", ["qwen3, tied", "qwen3_5, tied", "qwen3_5 that sees, tied"])
+def test_a_model_that_was_saved_without_its_head_is_read_as_transformers_reads_it(folders, name, tmp_path):
+    (tmp_path / CONFIG).write_text((folders(name) / CONFIG).read_text())
+    weights = {key.removeprefix("model."): tensor for key, tensor in load_file(folders(name) / SINGLE).items()}
+    assert "lm_head.weight" not in weights
+    save_file(weights, tmp_path / SINGLE, metadata={"format": "pt"})
+    theirs = from_transformers(name, tmp_path)
+    assert_same(load(tmp_path), load(folders(name)))
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path)(TOKENS), theirs(TOKENS).logits, rtol=0, atol=1e-4)
+
+
+def test_a_head_that_is_missing_is_named_where_the_model_was_saved_without_it(folder):
+    weights = {key.removeprefix("model."): tensor for key, tensor in load_file(folder / SINGLE).items()}
+    del weights["lm_head.weight"]
+    save_file(weights, folder / SINGLE)
+    with pytest.raises(CheckpointError, match=r"config.json: 1 missing: 'lm_head.weight' \(config.json does not tie"):
+        load(folder)
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model."])
 def test_names_of_a_wrapper_are_explained(folder, prefix):
     save_file({prefix + name: tensor for name, tensor in load_file(folder / SINGLE).items()}, folder / SINGLE)
