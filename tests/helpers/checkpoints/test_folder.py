@@ -75,7 +75,16 @@ def test_what_an_index_says_beside_its_table_is_not_asked(folder, size):
 
 
 def test_a_table_that_is_computed_anew_need_not_be_listed(folder):
-    save_file(SECOND | {"layers.0.rotary_emb.inv_freq": torch.ones(2)}, folder / "b.safetensors")
+    table = {"rotary_emb.inv_freq": torch.ones(2)}
+    save_file(SECOND | table, folder / "b.safetensors")
+    assert set(tensors(folder)) == {"x", "y", "z"}
+    save_file(FIRST | table, folder / "a.safetensors")  # and may stand in every shard
+    list_shards(folder, LISTED | {"rotary_emb.inv_freq": "b.safetensors"})
+    assert tensors(folder)["rotary_emb.inv_freq"].sum() == 2
+
+
+def test_a_table_that_is_computed_anew_need_not_be_there_when_it_is_listed(folder):
+    list_shards(folder, LISTED | {"rotary_emb.inv_freq": "b.safetensors"})
     assert set(tensors(folder)) == {"x", "y", "z"}
 
 
