@@ -11,10 +11,10 @@ PARTS = (
     ("embedding", ("embed_tokens.",)),
     ("head", ("lm_head.",)),
     ("attention", (".self_attn.", ".linear_attn.")),
-    ("routed experts", (".mlp.experts.",)),
-    ("shared expert", (".mlp.shared_expert",)),
-    ("router", (".mlp.gate.",)),
-    ("dense FFN", (".mlp.",)),
+    ("routed experts", (".mlp.experts.", ".feed_forward.experts.")),
+    ("shared expert", (".mlp.shared_expert", ".feed_forward.shared_expert")),
+    ("router", (".mlp.gate.", ".mlp.router.", ".feed_forward.router.")),
+    ("dense FFN", (".mlp.", ".feed_forward.")),
 )
 
 

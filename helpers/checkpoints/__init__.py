@@ -5,6 +5,7 @@ safetensors   one file: its tensors                 error         a refusal, one
 folder        config.json, shards and their index   hub           from a name to a folder
 families      config.json -> our model              configs       our config -> config.json
 fill, write   weights into a model, and out of it
+recomputed    names of tables that files may hold and nobody reads
 stored        packed weights and their scales in the files, unpacked by helpers.quant
 plan          what a model needs, before it is here
 """
@@ -35,6 +36,10 @@ def load(
 
     ``"zoo"``, ``"zoo:NAME"``, a folder, or a hub id that is in the local cache (``resolve(id, download=True)`` fetches
     one). CheckpointError, a ValueError of one line, when anything is missing, left over, of another shape, or unsafe.
+
+    On the CPU, weights whose dtype in the file is ``dtype`` are mapped: each is read when it is first used, and writing
+    to it, as training does, never reaches the file. While the model lives its files may be replaced or deleted, but not
+    overwritten in place or cut off (``helpers.checkpoints.safetensors.Tensors``). On Windows all are read at once.
     Built in lesson 03.
     """
     if dtype not in WEIGHTS:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Collection
@@ -41,6 +42,7 @@ KIMI_WRITTEN = {  # how a name begins in what transformers 5.23 writes -> in the
     "model.mm_projector.": "mm_projector.",
     "vision_tower.encoder.patch_embed.": "vision_tower.patch_embed.",
 }
+DRAFTER = re.compile(r"model\.layers\.\d{1,9}\.eh_proj\.weight", re.ASCII)
 
 
 # What some families need.
@@ -51,8 +53,11 @@ def _drafter(config: object, names: Collection[str]) -> str | None:
     return f"model.layers.{config.num_blocks}." if f"model.layers.{config.num_blocks}.eh_proj.weight" in names else None
 
 
-def _unused_drafter(config: object, names: Collection[str]) -> str | tuple[str, ...]:
-    return () if getattr(config, "num_drafters", 0) else _drafter(config, names) or ()
+def _unused_drafters(config: object, names: Collection[str]) -> tuple[str, ...]:
+    """Those that the model does not have, one block or several behind the last."""
+    numbers = (name.split(".")[2] for name in names if DRAFTER.fullmatch(name))
+    first = config.num_blocks + getattr(config, "num_drafters", 0)
+    return tuple(f"model.layers.{n}." for n in numbers if int(n) >= first)
 
 
 def _drafter_if_there(config: deepseek_v3.Config, names: Collection[str]) -> deepseek_v3.Config:
@@ -64,16 +69,26 @@ def _drafter_copies(config: deepseek_v3.Config) -> dict[str, str]:
     return {name.replace("{n}", str(config.num_blocks)): ours for name, ours in deepseek_v3.COPIES.items()}
 
 
-def _mtp(config: object, names: Collection[str]) -> str:
+def _mtp(config: object, names: Collection[str]) -> tuple[str, ...]:
     """The block that guesses the token after the next, which is not built; transformers leaves it out too."""
-    return "mtp."
+    return ("mtp.",)
+
+
+def _v4_mtp(config: object, names: Collection[str]) -> tuple[str, ...]:
+    """As above, by DeepSeek's name and with transformers' "model." before it."""
+    return ("mtp.", "model.mtp.")
 
 
 def _mtp_and_idle_gates(config: object, names: Collection[str]) -> tuple[str, ...]:
     """Without a shared expert transformers still writes the gates of its answers, which are zero."""
     text = getattr(config, "text", config)
     gates = (name for name in names if name.endswith(".mlp.shared_expert_gate.weight"))
-    return ("mtp.", *(gates if text.num_experts and not text.shared_width else ()))
+    return (*_mtp(config, names), *(gates if text.num_experts and not text.shared_width else ()))
+
+
+def _tower_mtp_and_idle_gates(config: object, names: Collection[str]) -> tuple[str, ...]:
+    """The tower as well, where config.json asks for the text model of one that sees."""
+    return ("model.visual.", *_mtp_and_idle_gates(config, names))
 
 
 def _v4_name(name: str) -> str:
@@ -115,9 +130,7 @@ class Family(NamedTuple):
     to_hf: Callable[[object], dict]  # and back
     published_name: Callable[[str], str]  # our parameter -> the checkpoint's tensor; with {e}, one tensor an expert
     fit: Callable[[object, Collection[str]], object] = _as_it_is  # a config -> that of the tensors that are there
-    unused: Callable[[object, Collection[str]], str | tuple[str, ...]] = (
-        _all_used  # how the names begin that are not read
-    )
+    unused: Callable[[object, Collection[str]], tuple[str, ...]] = _all_used  # how the names begin that are not read
     copies: Callable[[object], dict[str, str]] = _no_copies  # tensors that the files hold twice -> our parameter
     rename: Callable[[str], str] = _published  # a name in the files -> the published one, where the two differ
 
@@ -129,7 +142,7 @@ QWEN3_5 = Family(
     qwen3_5.from_hf,
     configs.from_qwen3_5,
     qwen3_5.published_name,
-    unused=_mtp_and_idle_gates,
+    unused=_tower_mtp_and_idle_gates,
 )
 DEEPSEEK_V3 = Family(
     deepseek_v3.DeepSeekV3,
@@ -138,7 +151,7 @@ DEEPSEEK_V3 = Family(
     configs.from_deepseek_v3,
     deepseek_v3.published_name,
     fit=_drafter_if_there,
-    unused=_unused_drafter,
+    unused=_unused_drafters,
     copies=_drafter_copies,
 )
 DEEPSEEK_V32 = Family(
@@ -147,7 +160,7 @@ DEEPSEEK_V32 = Family(
     deepseek_v32.from_hf,
     configs.from_deepseek_v32,
     deepseek_v32.published_name,
-    unused=_unused_drafter,
+    unused=_unused_drafters,
 )
 GLM5 = Family(
     glm5.GLM5,
@@ -155,7 +168,7 @@ GLM5 = Family(
     glm5.from_hf,
     configs.from_glm5,
     glm5.published_name,
-    unused=_unused_drafter,
+    unused=_unused_drafters,
 )
 
 DEEPSEEK_V4 = Family(
@@ -164,7 +177,7 @@ DEEPSEEK_V4 = Family(
     deepseek_v4_config.from_hf,
     configs.from_deepseek_v4,
     deepseek_v4_config.published_name,
-    unused=_mtp,
+    unused=_v4_mtp,
     rename=_v4_name,
 )
 

@@ -4,7 +4,7 @@ One parameter may be many tensors: a published name with ``{e}`` stands for one 
 One tensor may be two parameters: some files hold all experts in one, the gate's rows before those of ``up``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from helpers.checkpoints.error import CheckpointError
+from helpers.checkpoints.header import DTYPES
+from helpers.checkpoints.recomputed import is_recomputed
 from helpers.checkpoints.stored import Files, Stored
 
+# What a tool puts before every name when it saves the wrapper instead of the model.
+WRAPPERS = {
+    "module.": "DistributedDataParallel",
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "base_model.model.": "PEFT",
+}
 PLAIN = ("F64", "F32", "F16", "BF16")  # one number after the other, no scale beside it
 WHOLE = ("I64", "I32")  # tables of whole numbers
 HEAD, EMBEDDING = "head.weight", "embedding.weight"
@@ -41,23 +50,26 @@ def fill_model(
     published_name: Callable[[str], str],
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-    unused: str | tuple[str, ...] = (),
+    unused: tuple[str, ...] = (),
     copies: Mapping[str, str] | None = None,
 ) -> None:
     """Replace each parameter of ``model`` (on ``meta``) by its tensors in the files, as ``dtype`` on ``device``.
 
-    Names that begin with ``unused`` may be there and are not read; ``copies`` may be there when they equal our
-    parameter. A buffer keeps the type that the model gives it. Memory at its peak: the model, the one tensor that is
-    being read, and what unpacking it takes. CheckpointError lists what is missing, unexpected, of another shape or of a
-    type that cannot be read; then nothing has been filled.
+    Names that begin with one of ``unused``, and tables that are computed anew, may be there and are not read;
+    ``copies`` may be there when they equal our parameter. A buffer keeps the type that the model gives it. What
+    stands in the files as the model needs it is mapped and not read. Memory at its peak: the model, the one tensor that
+    is being read, and what unpacking it takes. CheckpointError lists what is
+    missing, unexpected, of another shape or of a type that cannot be read; then nothing has been filled.
     """
     stored = {name: one for name, one in held.stored.items() if not name.startswith(unused)}
     places = _places(model, published_name, stored, held.folder)
+    stored = {name: one for name, one in stored.items() if name in places or not is_recomputed(name)}
     same = _copies(copies or {}, places, stored, published_name)
     _check_fit(model, places, {name: one for name, one in stored.items() if name not in same}, held.folder)
     _check_copies(same, held)
     for name in sorted(places, key=held.place):  # in the order of the disk
-        tensor = held.read(name, dtype)
+        tensor = held.mapped(name) if _may_map(model, places[name], held.stored[name], dtype, device) else None
+        tensor = held.read(name, dtype) if tensor is None else tensor
         for place in places[name]:
             _put(model, place, tensor, dtype, device)
         del tensor  # before the next one is read
@@ -89,12 +101,38 @@ def _places_of(
     return [(name.replace("{e}", str(e)), Place(ours, shape[1:], index=e)) for e in range(shape[0])]
 
 
-def _put(model: nn.Module, place: Place, tensor: Tensor, dtype: torch.dtype, device: str | torch.device) -> None:
-    owner, _, leaf = place.ours.rpartition(".")
-    module = model.get_submodule(owner)
+def _may_map(
+    model: nn.Module, places: list[Place], stored: Stored, dtype: torch.dtype, device: str | torch.device
+) -> bool:
+    """Whether the model may hold these numbers as they lie in the file: one whole tensor, of its type, on the CPU."""
+    [place, *more] = places
+    module, leaf = _owner(model, place)
     target = getattr(module, leaf)
-    dtype = dtype if isinstance(target, nn.Parameter) else target.dtype
-    if place.index is None and place.half is None:
+    on_cpu, same = torch.device(device).type == "cpu", DTYPES.get(stored.dtype) == _dtype(target, dtype)
+    return on_cpu and same and not more and _is_whole(place, target)
+
+
+def _owner(model: nn.Module, place: Place) -> tuple[nn.Module, str]:
+    """The module that holds ours, and its name there."""
+    owner, _, leaf = place.ours.rpartition(".")
+    return model.get_submodule(owner), leaf
+
+
+def _dtype(target: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Weights become ``dtype``; a buffer keeps its own."""
+    return dtype if isinstance(target, nn.Parameter) else target.dtype
+
+
+def _is_whole(place: Place, target: Tensor) -> bool:
+    """Whether a tensor of the files is all of ours, and lies as ours does."""
+    return place.index is None and place.half is None and target.is_contiguous()
+
+
+def _put(model: nn.Module, place: Place, tensor: Tensor, dtype: torch.dtype, device: str | torch.device) -> None:
+    module, leaf = _owner(model, place)
+    target = getattr(module, leaf)
+    dtype = _dtype(target, dtype)
+    if _is_whole(place, target):
         _replace(module, leaf, tensor.to(device=device, dtype=dtype))
         return
     if target.is_meta:
@@ -103,7 +141,7 @@ def _put(model: nn.Module, place: Place, tensor: Tensor, dtype: torch.dtype, dev
         if place.index is not None:
             target[place.index] = tensor
         else:
-            target.copy_(tensor.chunk(2, dim=1)[place.half])
+            target.copy_(tensor if place.half is None else tensor.chunk(2, dim=1)[place.half])
 
 
 def _replace(module: nn.Module, leaf: str, tensor: Tensor) -> Tensor:
@@ -164,7 +202,15 @@ def _check_fit(model: nn.Module, places: Mapping[str, list[Place]], stored: Mapp
         },
     }
     if lines := [f"{len(found)} {what}: {_listed(found)}" for what, found in misfits.items() if found]:
-        raise CheckpointError(folder, f"the weights do not fit config.json: {'; '.join(lines)}")
+        raise CheckpointError(folder, f"the weights do not fit config.json: {'; '.join(lines)}{_wrapped(stored)}")
+
+
+def _wrapped(stored: Collection[str]) -> str:
+    """Advice for files that were saved from a wrapper; empty for others."""
+    for prefix, tool in WRAPPERS.items():
+        if stored and all(name.startswith(prefix) for name in stored):
+            return f"; every name begins with {prefix!r}, as {tool} leaves them: save the model inside of it"
+    return ""
 
 
 def _types(model: nn.Module, ours: str) -> tuple[str, ...]:

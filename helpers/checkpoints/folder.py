@@ -18,6 +18,7 @@ from torch import Tensor
 
 from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.header import MAX_HEADER_BYTES, Entry
+from helpers.checkpoints.recomputed import is_recomputed
 from helpers.checkpoints.safetensors import Tensors, open_tensors, read_header
 from helpers.checkpoints.strict_json import parse_object
 
@@ -91,13 +92,15 @@ def _sharded_files(folder: Path) -> dict[str, Path]:
     if missing := [shard for shard, path in shards.items() if not os.path.exists(path)]:
         raise CheckpointError(folder, f"{len(missing)} of {len(shards)} shards are missing: {_some(missing)}")
     held = {shard: read_header(path).entries for shard, path in shards.items()}
+    listed = {name: shard for name, shard in listed.items() if name in held[shard] or not is_recomputed(name)}
     _check_listed_where_held(listed, held, folder / INDEX)
     return {name: shards[shard] for name, shard in listed.items()}
 
 
 def _check_listed_where_held(listed: dict[str, str], held: dict[str, Mapping[str, Entry]], index: Path) -> None:
-    """Every tensor is listed once, held once, and held by the shard that it is listed in."""
-    times = Counter(name for names in held.values() for name in names)
+    """Every tensor is listed once, held once, and held by the shard that it is listed in; tables that a model computes
+    anew may be missing, or in every shard."""
+    times = Counter(name for names in held.values() for name in names if not is_recomputed(name))
     if twice := [name for name, count in times.items() if count > 1]:
         holders = [shard for shard, names in held.items() if twice[0] in names]
         raise CheckpointError(index, f"tensor {_some(twice[:1])} is held by {len(holders)} shards: {_some(holders)}")

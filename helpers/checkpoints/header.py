@@ -113,7 +113,7 @@ def header_length(first: bytes, file_bytes: int, path: str | os.PathLike) -> int
 def checked_header(text: bytes, file_bytes: int, path: str | os.PathLike) -> Header:
     """The header of a file of ``file_bytes``. CheckpointError at the first thing that is wrong."""
     table, data_start = _parse(text, path), LENGTH_BYTES + len(text)
-    metadata = _metadata(table.pop("__metadata__", {}), path)
+    metadata = _metadata(table.pop("__metadata__", None), path)
     entries = {name: _entry(name, fields, path) for name, fields in table.items()}
     _check_cover(entries, file_bytes - data_start, path)
     return Header(entries, metadata, data_start, file_bytes)
@@ -129,6 +129,8 @@ def _parse(header: bytes, path: str | os.PathLike) -> dict[str, object]:
 
 
 def _metadata(metadata: object, path: str | os.PathLike) -> dict[str, str]:
+    if metadata is None:  # absent, or null, which the library reads as absent
+        return {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(path, f"its __metadata__ is {brief(metadata)}, not an object of texts")
     return metadata

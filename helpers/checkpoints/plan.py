@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from helpers.checkpoints.cache_size import layer_bytes, layer_kinds
 from helpers.parts import part
 
+EXPERTS, CHOSEN = ("num_experts", "n_routed_experts", "num_local_experts"), "num_experts_per_tok"
 CONFIGS = Path(__file__).parents[1] / "facts" / "configs"
 
 # Bits a weight, the scale that its group shares included.
@@ -96,8 +97,8 @@ class Plan:
 def plan(config: dict | PretrainedConfig) -> Plan:
     """The plan of a config: the dict of a ``config.json``, or transformers' own config object.
 
-    Raises ValueError for a config without ``model_type``, for a family that the installed transformers lacks, and for
-    fields that it refuses. Built in lesson 03.
+    Raises ValueError for a config without ``model_type``, for a family that the installed transformers lacks, for
+    fields that it refuses, and for experts that it does not count. Built in lesson 03.
     """
     whole = config if isinstance(config, PretrainedConfig) else _read(config)
     text = whole.get_text_config()
@@ -106,8 +107,19 @@ def plan(config: dict | PretrainedConfig) -> Plan:
     for name, parameter in model.named_parameters():  # a tied matrix appears once
         parts[part(name)] += parameter.numel()
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    experts = getattr(text, "num_experts", 0) or getattr(text, "n_routed_experts", 0) or 0
-    return Plan(text, dict(parts), tied, experts, getattr(text, "num_experts_per_tok", 0) or 0)
+    experts, chosen = _experts(text) if parts["routed experts"] else (0, 0)
+    return Plan(text, dict(parts), tied, experts, chosen)
+
+
+def _experts(config: PretrainedConfig) -> tuple[int, int]:
+    """Routed experts a layer, and those that a token takes, under the names that families give them."""
+    experts = next((count for name in EXPERTS if (count := getattr(config, name, None))), 0)
+    chosen = getattr(config, CHOSEN, None) or 0
+    if not (experts and chosen):
+        raise ValueError(
+            f"this {config.model_type} has experts, and its config lacks {' or '.join(EXPERTS)}, or {CHOSEN}"
+        )
+    return experts, chosen
 
 
 def skeleton(config: PretrainedConfig) -> torch.nn.Module:

@@ -24,9 +24,10 @@ def read_header(path: str | os.PathLike) -> Header:
         return _read_header(file, path)
 
 
-def open_tensors(path: str | os.PathLike) -> "Tensors":
-    """The tensors of a file by name, each a view of the mapped file: nothing is read until its numbers are used."""
-    return Tensors(path)
+def open_tensors(path: str | os.PathLike, header: Header | None = None) -> "Tensors":
+    """The tensors of a file by name, each a view of the mapped file: nothing is read until its numbers are used. With
+    ``header``, the header is not read again."""
+    return Tensors(path, header)
 
 
 def read_tensor(path: str | os.PathLike, name: str, header: Header | None = None) -> Tensor:
@@ -45,13 +46,18 @@ class Tensors(Mapping[str, Tensor]):
     """Name -> tensor over one file, through one memory map.
 
     The map is copy-on-write: a tensor may be written to and the file does not change. A tensor whose numbers do not lie
-    at a multiple of their size is copied, the others are views. On Windows a mapped file cannot be replaced.
+    at a multiple of their size is copied, the others are views.
+
+    A file that is replaced, as ``save`` and the safetensors library do it, is kept by the system for as long as one of
+    its tensors lives. One that another program overwrites where it lies changes what was not yet written to; one that
+    it cuts off ends the process when a number behind the cut is used (SIGBUS), which no reader that maps can prevent.
+    On Windows a mapped file can be neither replaced nor deleted.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, header: Header | None = None):
         self.path = Path(path)
         with _open(path) as file:
-            self.header = _read_header(file, path)
+            self.header = header or _read_header(file, path)
             try:
                 self._map = mmap.mmap(file.fileno(), self.header.file_bytes, access=mmap.ACCESS_COPY)
             except (OSError, ValueError) as error:

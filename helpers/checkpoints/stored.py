@@ -9,6 +9,7 @@ Which tensors belong together is told by config.json's ``quantization_config`` a
 Both become x.weight. What has no scale beside it was not packed, such as norms and routers.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,13 +22,15 @@ from torch import Tensor
 from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.folder import weight_files
 from helpers.checkpoints.header import Entry
-from helpers.checkpoints.safetensors import read_header, read_tensor
+from helpers.checkpoints.safetensors import Tensors, open_tensors, read_header, read_tensor
 from helpers.quant.blocks import Block, check_blocks
 from helpers.quant.floats import unpack_fp8
 from helpers.quant.fp4 import MX_GROUP, unpack_fp4
 from helpers.quant.integers import unpack_int4
 from helpers.quant.packing import check_words
 
+MAPS = os.name != "nt"  # a file that is mapped there cannot be replaced, and saving to the same folder would fail
+HEADLESS = ("embed_tokens.weight", "language_model.embed_tokens.weight")
 SCALES = ("F32", "F16", "BF16", "F8_E8M0")  # types that a scale may have
 INT4_LEFT_OUT = {"type": "int", "symmetric": True, "strategy": "group"}  # compressed-tensors 0.20.1, QuantizationArgs
 KNOWN_INT4 = {"num_bits": 4, **INT4_LEFT_OUT}
@@ -53,6 +56,7 @@ class Files:
     def __init__(self, folder: Path, published: dict, rename: Callable[[str], str] = lambda name: name):
         self.folder, self._files = folder, weight_files(folder)
         self._headers = {path: read_header(path) for path in set(self._files.values())}
+        self._opened: dict[Path, Tensors | None] = {}
         self._entries = {name: self._headers[path].entries[name] for name, path in self._files.items()}
         try:
             found = self._found(published)
@@ -60,7 +64,7 @@ class Files:
             raise
         except ValueError as error:
             raise CheckpointError(folder, str(error)) from None
-        self.stored = {rename(name): stored for name, stored in found.items()}
+        self.stored = _with_first_word({rename(name): stored for name, stored in found.items()})
         if len(self.stored) < len(found):
             [(name, _)] = Counter(map(rename, found)).most_common(1)
             raise CheckpointError(folder, f"holds {name!r} twice, under two names")
@@ -78,6 +82,25 @@ class Files:
         parts, unpack = self.parts(name), self.stored[name].unpack
         return unpack(*parts, dtype=dtype or torch.float32) if unpack else parts[0]
 
+    def mapped(self, name: str) -> Tensor | None:
+        """A plain tensor as a view of its file, where writing does not reach the file; nothing is read before its use.
+
+        None where it must be read: it is packed, or the system does not map (this file).
+        """
+        stored = self.stored[name]
+        if stored.unpack or not MAPS:
+            return None
+        path = self._files[stored.parts[0]]
+        if path not in self._opened:
+            self._opened[path] = self._open(path)
+        return self._opened[path] and self._opened[path][stored.parts[0]]
+
+    def _open(self, path: Path) -> Tensors | None:
+        try:
+            return open_tensors(path, self._headers[path])
+        except CheckpointError:  # some network drives do not map; reading says what else is wrong
+            return None
+
     def parts(self, name: str) -> list[Tensor]:
         """One tensor as it lies in the files: packed numbers, then their scales, for layers that compute with them."""
         return [self._read(part) for part in self.stored[name].parts]
@@ -89,6 +112,14 @@ class Files:
 
     def _read(self, part: str) -> Tensor:
         return read_tensor(self._files[part], part, self._headers[self._files[part]])
+
+
+def _with_first_word(stored: dict[str, Stored]) -> dict[str, Stored]:
+    """The names of a whole model, also where a model was saved without its head: ``embed_tokens`` for
+    ``model.embed_tokens``. Qwen3-Embedding is published so, and transformers gives the word back too."""
+    if not any(name in stored for name in HEADLESS):
+        return stored
+    return {name if name.startswith(("lm_head.", "mtp.")) else f"model.{name}": one for name, one in stored.items()}
 
 
 def _packed(entries: Mapping[str, Entry], published: dict, read: Callable[[str], Tensor]) -> dict[str, Stored]:

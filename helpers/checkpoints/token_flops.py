@@ -9,7 +9,19 @@ from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
-from helpers.checkpoints.cache_size import layer_kinds
+from helpers.checkpoints.cache_size import (
+    CHUNKED,
+    EVERY_4TH,
+    GROUPED,
+    INDEXED,
+    LATENT,
+    SLIDING,
+    STATE,
+    WINDOW,
+    head_width,
+    layer_kinds,
+    window_size,
+)
 from helpers.checkpoints.plan import Plan
 from helpers.measure.dsa_work import index_pair_flops, pair_flops
 
@@ -39,22 +51,31 @@ def token_flops(plan: Plan, tokens: int) -> TokenFlops:
 def layer_flops(config: PretrainedConfig, layer: int, tokens: int) -> tuple[int, int]:
     """The FLOP of one layer's indexer and of its attention, weights apart."""
     kind = layer_kinds(config)[layer]
-    if kind == "state":
+    if kind == STATE:
         return 0, state(config)
-    if kind == "keys and values":
-        return 0, attend(config, tokens)
-    if kind.startswith("latent"):
+    if kind in (GROUPED, SLIDING, CHUNKED):
+        return 0, attend(config, seen(config, kind, tokens))
+    if kind in (LATENT, INDEXED):
         return latent(config, kind, tokens)
-    entries = tokens // _entry_tokens(config, kind) if kind != "window" else 0
-    near = attend(config, min(tokens, config.sliding_window))
-    if kind != "window and every 4th":
+    entries = tokens // _entry_tokens(config, kind) if kind != WINDOW else 0
+    near = attend(config, seen(config, SLIDING, tokens))
+    if kind != EVERY_4TH:
         return 0, near + attend(config, entries)
     return index(config, entries), near + attend(config, min(entries, config.index_topk))
 
 
+def seen(config: PretrainedConfig, kind: str, tokens: int) -> int:
+    """How many of ``tokens`` the last one sees, its own included: all, those of its window, or those of its chunk."""
+    if kind == SLIDING:
+        return min(tokens, window_size(config))
+    if kind == CHUNKED:
+        return (tokens - 1) % window_size(config, "attention_chunk_size") + 1
+    return tokens
+
+
 def attend(config: PretrainedConfig, read: int) -> int:
     """Every head scores ``read`` keys and mixes as many values of the same width."""
-    return 4 * config.num_attention_heads * config.head_dim * read
+    return 4 * config.num_attention_heads * head_width(config) * read
 
 
 def index(config: PretrainedConfig, keys: int) -> int:
@@ -67,7 +88,7 @@ def latent(config: PretrainedConfig, kind: str, tokens: int) -> tuple[int, int]:
     k = getattr(config, "index_topk", None)
     read = min(tokens, k) if k else tokens
     pair = pair_flops(config.num_attention_heads, config.kv_lora_rank, config.qk_rope_head_dim)
-    return index(config, tokens) if kind == "latent and index" else 0, pair * read
+    return index(config, tokens) if kind == INDEXED else 0, pair * read
 
 
 def state(config: PretrainedConfig) -> int:
@@ -78,5 +99,5 @@ def state(config: PretrainedConfig) -> int:
 
 
 def _entry_tokens(config: PretrainedConfig, kind: str) -> int:
-    name = "compressed_sparse_attention" if kind == "window and every 4th" else "heavily_compressed_attention"
+    name = "compressed_sparse_attention" if kind == EVERY_4TH else "heavily_compressed_attention"
     return config.compress_rates[name]

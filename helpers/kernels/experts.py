@@ -147,9 +147,7 @@ def _refuse(x: Tensor, indices: Tensor, weights: Tensor, stacks: Stacks | Packed
     if indices.shape != weights.shape or len(indices) != len(x):
         raise ValueError(f"{len(x)} tokens with indices {tuple(indices.shape)} and weights {tuple(weights.shape)}")
     if may_ask(x):
-        low, high = (int(end) for end in indices.aminmax())
-        if low < 0 or high >= experts:
-            raise ValueError(f"expert {low if low < 0 else high} was chosen; there are experts 0 to {experts - 1}")
+        dispatch.check_experts(indices, experts)
     return experts, hidden
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from helpers.layers.mlp import swiglu
-from helpers.moe.dispatch import sort_pairs
+from helpers.moe.dispatch import check_experts, sort_pairs
 from helpers.moe.experts import Experts
 from helpers.moe.mixture import Router
 from helpers.moe.router import Routing
@@ -31,7 +31,10 @@ class QuantisedExperts(nn.Module):
     def forward(
         self, x: Float[Tensor, "*rest D"], indices: Int[Tensor, "*rest A"], weights: Float[Tensor, "*rest A"]
     ) -> Float[Tensor, "*rest D"]:
-        """The weighted sum of what the chosen experts make of each token: one token by views, several by slices."""
+        """The weighted sum of what the chosen experts make of each token: one token by views, several by slices.
+
+        Raises ValueError for an expert that is not there.
+        """
         rows, chosen, weights = (part.flatten(0, -2) for part in (x, indices, weights))
         way = self._one if len(rows) == 1 else self._several
         return way(rows, chosen, weights).view(x.shape)
@@ -39,6 +42,7 @@ class QuantisedExperts(nn.Module):
     def _one(
         self, x: Float[Tensor, "1 D"], chosen: Int[Tensor, "1 A"], weights: Float[Tensor, "1 A"]
     ) -> Float[Tensor, "1 D"]:
+        check_experts(chosen, self.gate.count)
         made = [self._expert(e, x, weights[:, [place]]) for place, e in enumerate(chosen[0].tolist())]
         return torch.cat(made).sum(dim=0, keepdim=True)
 

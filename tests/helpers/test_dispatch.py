@@ -156,10 +156,27 @@ def test_experts_read_one_by_one_from_a_file_lie_as_new_ones_do():
     assert all(part.down.mT.is_contiguous() for part in experts)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize("wrong", [7, 6, -1, -6])
 @pytest.mark.parametrize("way", [by_loop, by_sorting, by_views])
-def test_an_expert_that_is_not_there_is_refused(way):
-    with pytest.raises(ValueError, match="expert 7 was chosen; there are experts 0 to 5"):
-        way(randn(1, D), torch.tensor([[0, 7]]), torch.ones(1, 2), stacks())
+def test_an_expert_that_is_not_there_is_refused(way, wrong, dtype):
+    with pytest.raises(ValueError, match=f"expert {wrong} was chosen; there are experts 0 to 5"):
+        way(randn(1, D), torch.tensor([[0, wrong]], dtype=dtype), torch.ones(1, 2), stacks())
+
+
+@pytest.mark.parametrize("wrong", [6, -1])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_layer_refuses_an_expert_that_is_not_there(tokens, wrong):
+    indices, weights = routing(tokens)
+    indices[-1, 0] = wrong
+    with pytest.raises(ValueError, match=f"expert {wrong} was chosen; there are experts 0 to 5"):
+        Experts(E, D, F)(randn(tokens, D), indices, weights)
+
+
+def test_no_tokens_need_no_experts():
+    none = torch.empty(0, 2)
+    assert by_sorting(randn(0, D), none.long(), none, stacks()).shape == (0, D)
+    assert by_loop(randn(0, D), none.long(), none, stacks()).shape == (0, D)
 
 
 def test_views_are_for_one_token():

@@ -75,10 +75,12 @@ def test_permuting_experts_with_their_weights_changes_nothing():
     assert max_error(QuantisedExperts.of(moved, "int8")(x, indices, weights), wanted) > 1e-3
 
 
-def test_an_expert_that_is_not_there_is_refused():
+@pytest.mark.parametrize("wrong", [6, -1])
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_an_expert_that_is_not_there_is_refused(tokens, wrong):
     packed = QuantisedExperts.of(experts(), "int8")
-    with pytest.raises(ValueError, match="expert 6 was chosen; there are experts 0 to 5"):
-        packed(randn(2, D, seed=0), torch.tensor([[0], [6]]), torch.ones(2, 1))
+    with pytest.raises(ValueError, match=f"expert {wrong} was chosen; there are experts 0 to 5"):
+        packed(randn(tokens, D, seed=0), torch.tensor([[0], [wrong]])[-tokens:], torch.ones(tokens, 1))
 
 
 def test_a_packed_router_chooses_by_its_decoded_weight():

@@ -164,6 +164,79 @@ def test_what_transformers_saves_gives_us_its_logits(folders, name):
         torch.testing.assert_close(load(folders(name))(TOKENS), made(name)(TOKENS).logits, rtol=0, atol=1e-4)
 
 
+def recomputed(name):
+    """The buffers of transformers' model that it does not store, and those of models and tools before."""
+    model = made(name)
+    stored, buffers = model.state_dict(), dict(model.named_buffers())
+    found = {key: buffer for key, buffer in buffers.items() if key not in stored}
+    assert found
+    old = (
+        "rotary_emb.inv_freq",
+        "rotary_emb.cos_cached",
+        "rotary_emb.sin_cached",
+        "masked_bias",
+        "rotary_emb.freqs_cis",
+    )
+    found |= {f"model.layers.{n}.self_attn.{leaf}": torch.full((3,), 7.0) for n in range(2) for leaf in old}
+    found |= {"vision_tower.embeddings.position_ids": torch.arange(5)}
+    if "kimi" in name:
+        found["vision_tower.patch_embed.pos_emb.time_weight"] = torch.ones(4, 1, 32)
+    return {key: torch.full_like(buffer, 7) for key, buffer in found.items()}  # nothing that a config asks for
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tables_that_are_computed_anew_may_stand_in_the_files_and_have_no_word(folders, name, tmp_path):
+    (tmp_path / CONFIG).write_text((folders(name) / CONFIG).read_text())
+    tables = recomputed(name)
+    save_file(load_file(folders(name) / SINGLE) | tables, tmp_path / SINGLE)
+    assert_same(load(tmp_path), load(folders(name)))
+    with torch.no_grad():
+        theirs = auto(name).from_pretrained(tmp_path, attn_implementation="eager", experts_implementation="eager")
+        torch.testing.assert_close(load(tmp_path)(TOKENS), theirs(TOKENS).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("extra", ["rotary_emb.inv_freq.weight", "k_proj.input_scale", "q_proj.g_idx", "_extra_state"])
+def test_what_is_neither_a_weight_nor_such_a_table_is_named(folder, extra):
+    name = f"model.layers.0.self_attn.{extra}"
+    add(folder, {name: torch.ones(3)})
+    with pytest.raises(CheckpointError, match=f"1 unexpected: '{name}'$"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["qwen3, tied", "qwen3_5, tied", "qwen3_5 that sees, tied"])
+def test_a_model_that_was_saved_without_its_head_is_read_as_transformers_reads_it(folders, name, tmp_path):
+    (tmp_path / CONFIG).write_text((folders(name) / CONFIG).read_text())
+    weights = {key.removeprefix("model."): tensor for key, tensor in load_file(folders(name) / SINGLE).items()}
+    assert "lm_head.weight" not in weights
+    save_file(weights, tmp_path / SINGLE, metadata={"format": "pt"})
+    theirs = from_transformers(name, tmp_path)
+    assert_same(load(tmp_path), load(folders(name)))
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path)(TOKENS), theirs(TOKENS).logits, rtol=0, atol=1e-4)
+
+
+def test_a_head_that_is_missing_is_named_where_the_model_was_saved_without_it(folder):
+    weights = {key.removeprefix("model."): tensor for key, tensor in load_file(folder / SINGLE).items()}
+    del weights["lm_head.weight"]
+    save_file(weights, folder / SINGLE)
+    with pytest.raises(CheckpointError, match=r"config.json: 1 missing: 'lm_head.weight' \(config.json does not tie"):
+        load(folder)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model."])
+def test_names_of_a_wrapper_are_explained(folder, prefix):
+    save_file({prefix + name: tensor for name, tensor in load_file(folder / SINGLE).items()}, folder / SINGLE)
+    with pytest.raises(CheckpointError, match=f"every name begins with '{prefix}', as .* leaves them: save the model"):
+        load(folder)
+
+
+def test_the_tower_may_stand_beside_a_text_model_as_in_transformers(folders, tmp_path):
+    (tmp_path / CONFIG).write_text((folders("qwen3_5") / CONFIG).read_text())
+    save_file(load_file(folders("qwen3_5") / SINGLE) | {"model.visual.norm.weight": torch.ones(3)}, tmp_path / SINGLE)
+    from_transformers("qwen3_5", tmp_path)
+    assert_same(load(tmp_path), load(folders("qwen3_5")))
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_what_we_save_is_transformers_bit_for_bit(folders, name, tmp_path):
     ours = load(folders(name))

@@ -66,6 +66,28 @@ def test_one_file_needs_no_index_and_goes_before_one(folder):
     assert list(tensors(folder)) == ["only"]
 
 
+@pytest.mark.parametrize("size", ["36", 36.0, None, -1, {"bytes": 36}])
+def test_what_an_index_says_beside_its_table_is_not_asked(folder, size):
+    index = {"metadata": {"total_size": size, "by": None}, "weight_map": LISTED, "format": 2}
+    (folder / INDEX).write_text(json.dumps(index))
+    save_file(SECOND, folder / "consolidated.safetensors")  # the same weights once more, by another tool
+    assert set(tensors(folder)) == {"x", "y", "z"}
+
+
+def test_a_table_that_is_computed_anew_need_not_be_listed(folder):
+    table = {"rotary_emb.inv_freq": torch.ones(2)}
+    save_file(SECOND | table, folder / "b.safetensors")
+    assert set(tensors(folder)) == {"x", "y", "z"}
+    save_file(FIRST | table, folder / "a.safetensors")  # and may stand in every shard
+    list_shards(folder, LISTED | {"rotary_emb.inv_freq": "b.safetensors"})
+    assert tensors(folder)["rotary_emb.inv_freq"].sum() == 2
+
+
+def test_a_table_that_is_computed_anew_need_not_be_there_when_it_is_listed(folder):
+    list_shards(folder, LISTED | {"rotary_emb.inv_freq": "b.safetensors"})
+    assert set(tensors(folder)) == {"x", "y", "z"}
+
+
 def test_a_missing_shard_is_named(folder):
     (folder / "b.safetensors").unlink()
     assert refusal(folder) == ": 1 of 2 shards are missing: 'b.safetensors'"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from helpers import zoo
-from helpers.checkpoints import CheckpointError, load, resolve, save, stored
+from helpers.checkpoints import CheckpointError, load, resolve, safetensors, save, stored
 from helpers.checkpoints.folder import CONFIG, INDEX, SINGLE
 from helpers.models.qwen3 import Config, Qwen3
 
@@ -145,6 +145,82 @@ def test_one_tensor_at_a_time_is_in_memory_beside_the_model(tmp_path, monkeypatc
     load(tmp_path)
     assert len(most) == 24
     assert max(most) == 0
+
+
+# Mapped: what lies in the file as the model needs it is not read, and what is written to it stays in memory.
+
+
+def unread(monkeypatch):
+    """Let whoever reads a tensor, instead of mapping it, fail."""
+    monkeypatch.setattr(stored, "read_tensor", lambda path, name, header: pytest.fail(f"{name} was read"))
+
+
+maps = pytest.mark.skipif(not stored.MAPS, reason="on Windows files are read, because a mapped one cannot be replaced")
+
+
+@maps
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_of_the_file_s_own_type_are_mapped_and_equal_what_is_read(tmp_path, monkeypatch, dtype):
+    transformers_model(dtype=dtype).save_pretrained(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(stored, "MAPS", False)
+        read = load(tmp_path, dtype).state_dict()
+    unread(monkeypatch)
+    assert_same_weights(load(tmp_path, dtype).state_dict(), read)
+
+
+@maps
+def test_training_a_mapped_model_changes_it_and_neither_its_file_nor_its_twin(folder):
+    before, model, twin = (folder / SINGLE).read_bytes(), load(folder), load(folder)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(TOKENS).square().mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    assert (folder / SINGLE).read_bytes() == before
+    assert_same_weights(load(folder).state_dict(), twin.state_dict())
+    assert all(not torch.equal(one, other) for one, other in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+@maps
+def test_a_mapped_model_outlives_the_file_that_it_came_from(folder):
+    model, wanted = load(folder), {name: tensor.clone() for name, tensor in load(folder).state_dict().items()}
+    save_file({"other": torch.zeros(3)}, folder / SINGLE)
+    assert_same_weights(model.state_dict(), wanted)
+    (folder / SINGLE).unlink()
+    assert_same_weights(model.state_dict(), wanted)
+
+
+def test_a_model_may_be_saved_over_its_own_mapped_file_again_and_again(folder):
+    model = load(folder)
+    wanted = {name: 2 * tensor for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 2
+    for _ in range(2):
+        save(model, folder)
+        assert_same_weights(load(folder).state_dict(), wanted)
+        assert_same_weights(model.state_dict(), wanted)
+
+
+@maps
+def test_a_file_that_no_system_maps_is_read(folder, monkeypatch):
+    wanted = load(folder).state_dict()
+
+    def refusing(*args, **kwargs):
+        raise OSError("no such device")
+
+    monkeypatch.setattr(safetensors.mmap, "mmap", refusing)
+    assert_same_weights(load(folder).state_dict(), wanted)
+
+
+def test_numbers_at_an_odd_place_become_weights_too(folder):
+    path, wanted = folder / SINGLE, {name: tensor.clone() for name, tensor in load(folder).state_dict().items()}
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    path.write_bytes((length + 1).to_bytes(8, "little") + whole[8 : 8 + length] + b" " + whole[8 + length :])
+    assert_same_weights(load(folder).state_dict(), wanted)
 
 
 # Keys: every one is used or explained.

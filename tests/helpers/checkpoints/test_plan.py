@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from helpers.checkpoints.cache_size import layer_kinds
+from helpers.checkpoints.cache_size import KEPT, layer_kinds
 from helpers.checkpoints.plan import BITS, CONFIGS, plan, published, published_names, skeleton
 from helpers.facts import table
 from helpers.parts import part
@@ -37,10 +37,63 @@ TINY = {
     | dict(compress_rate_hca=8, bos_token_id=0, eos_token_id=1)
     | _INDEX,
 }
+_GROUPED = _SMALL | dict(num_hidden_layers=4, num_key_value_heads=2, head_dim=16, intermediate_size=48)
+_GROUPED |= dict(pad_token_id=0, bos_token_id=0, eos_token_id=1)
+_WINDOW = _GROUPED | dict(sliding_window=16)
+_SOME = _WINDOW | dict(use_sliding_window=True, max_window_layers=2)
+_LATENT = _GROUPED | _EXPERTS | _MLA | dict(num_key_value_heads=4, n_shared_experts=1, first_k_dense_replace=1)
+_MIXED = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+_ROUTED = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16)
+_LOCAL = dict(num_local_experts=4, num_experts_per_tok=2)
+OTHERS = {  # families that we do not build, by what transformers fills
+    "llama": {name: size for name, size in _GROUPED.items() if name != "head_dim"},
+    "mistral": _WINDOW,
+    "mixtral": _WINDOW | _LOCAL,
+    "ministral": _WINDOW | dict(layer_types=_MIXED),
+    "ministral3": _GROUPED,
+    "starcoder2": _WINDOW,
+    "smollm3": _SOME,
+    "qwen2": _SOME,
+    "qwen2_moe": _SOME | _ROUTED,
+    "qwen3": _SOME,
+    "qwen3_moe": _SOME | _ROUTED,
+    "qwen3_next": _GROUPED | _ROUTED | {k: v for k, v in TINY["qwen3_5_text"].items() if k.startswith("linear")},
+    "qwen3_5_moe_text": TINY["qwen3_5_text"] | _ROUTED,
+    "gemma": _GROUPED,
+    "gemma2": _WINDOW,
+    "gemma3_text": _WINDOW | dict(layer_types=_MIXED),
+    "gpt_oss": _WINDOW | _LOCAL,
+    "phi3": _WINDOW,
+    "cohere": _GROUPED,
+    "cohere2": _WINDOW | dict(layer_types=_MIXED),
+    "exaone4": _WINDOW | dict(sliding_window_pattern=4),
+    "olmo": _GROUPED,
+    "olmo2": _GROUPED,
+    "olmo3": _WINDOW,
+    "glm": _GROUPED,
+    "glm4": _GROUPED,
+    "glm4_moe": _GROUPED | _EXPERTS,
+    "granite": _GROUPED,
+    "seed_oss": _GROUPED,
+    "ernie4_5": _GROUPED,
+    "minimax_m2": _GROUPED | _LOCAL,
+    "llama4_text": _GROUPED | _LOCAL | dict(attention_chunk_size=16, no_rope_layers=[1, 1, 1, 0]),
+    "deepseek_v2": _LATENT,
+    "glm4_moe_lite": _LATENT,
+    "minicpm3": _LATENT,
+}
+
+SEEING = {"qwen3_vl_text", "qwen3_vl_moe_text"}  # parts of models that see, in a test of their own
 
 
 def tiny_config(family: str) -> transformers.PretrainedConfig:
-    return transformers.AutoConfig.for_model(family, **TINY[family])
+    return transformers.AutoConfig.for_model(family, **(OTHERS | TINY)[family])
+
+
+def _counting_no_experts() -> transformers.PretrainedConfig:
+    config = tiny_config("qwen3_moe")
+    config.num_experts_per_tok = 0
+    return config
 
 
 def real_cache_bytes(config: transformers.PretrainedConfig, tokens: int) -> int:
@@ -48,7 +101,7 @@ def real_cache_bytes(config: transformers.PretrainedConfig, tokens: int) -> int:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
-        cache = model(torch.randint(config.vocab_size, (1, tokens)), use_cache=True).past_key_values
+        cache = model(torch.randint(2, config.vocab_size, (1, tokens)), use_cache=True).past_key_values
     return sum(_layer_bytes(vars(layer)) for layer in cache.layers)
 
 
@@ -104,6 +157,68 @@ def test_qwen_and_v3_caches_are_the_published_bytes_a_token():
 def test_the_cache_formula_is_the_bytes_that_transformers_keeps(family, tokens):
     config = tiny_config(family)
     assert plan(config).cache_bytes(tokens, element_bytes=4) == real_cache_bytes(config, tokens)
+
+
+@pytest.mark.parametrize("tokens", [7, 16, 40])  # around a window of 16
+@pytest.mark.parametrize("family", OTHERS)
+def test_a_family_that_we_do_not_build_keeps_what_transformers_keeps(family, tokens):
+    config = transformers.AutoConfig.for_model(family, **OTHERS[family])
+    assert plan(config).cache_bytes(tokens, element_bytes=4) == real_cache_bytes(config, tokens)
+
+
+def test_every_family_with_a_formula_is_held_to_a_real_cache():
+    assert {config.model_type for config in map(tiny_config, OTHERS | TINY)} | SEEING == set(KEPT)
+
+
+@pytest.mark.parametrize(("kind", "experts"), [("qwen3_vl", {}), ("qwen3_vl_moe", _ROUTED)])
+def test_a_model_that_sees_keeps_what_its_text_model_does(kind, experts):
+    vision = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=32)
+    vision |= dict(deepstack_visual_indexes=[0], num_position_embeddings=16)
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+    text = _GROUPED | experts | dict(rope_parameters=rope)
+    config = transformers.AutoConfig.for_model(kind, text_config=text, vision_config=vision)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(config).eval()
+    with torch.no_grad():
+        cache = model(torch.randint(2, 64, (1, 17)), use_cache=True).past_key_values
+    assert plan(config).cache_bytes(17, 4) == sum(_layer_bytes(vars(layer)) for layer in cache.layers)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("family", ["mistral", "deepseek_v4"])
+def test_the_smallest_windows_keep_what_transformers_keeps(family, size):
+    config = transformers.AutoConfig.for_model(family, **(OTHERS | TINY)[family] | dict(sliding_window=size))
+    assert plan(config).cache_bytes(9, element_bytes=4) == real_cache_bytes(config, 9)
+
+
+@pytest.mark.parametrize(
+    "family", ["gemma3n_text", "gemma4_text", "lfm2", "falcon_h1", "jamba", "minimax", "mamba2", "gpt2", "olmo_hybrid"]
+)
+def test_a_family_without_a_formula_is_refused_by_name(family):
+    config = transformers.AutoConfig.for_model(family)
+    with pytest.raises(ValueError, match=f"no cache formula for model_type '{family}'; known: ") as caught:
+        layer_kinds(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_with_a_window_of_no_size_are_refused():
+    config = tiny_config("gemma2")
+    config.sliding_window = None
+    with pytest.raises(ValueError, match="this gemma2 has layers with a window, and its sliding_window is None"):
+        plan(config).cache_bytes(5)
+
+
+def test_layers_with_sizes_of_their_own_are_refused():
+    config = transformers.AutoConfig.for_model("llama", **OTHERS["llama"], per_layer_config={1: {"head_dim": 8}})
+    with pytest.raises(ValueError, match="a llama whose layers have sizes of their own"):
+        layer_kinds(config)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "llama4_text", "minimax_m2", "glm4_moe", "qwen3_moe"])
+def test_unchosen_experts_are_left_out_whatever_the_family_calls_them(family):
+    counted = plan(tiny_config(family))
+    routed = counted.parts["routed experts"]
+    assert counted.total - counted.active == routed - routed * counted.experts_per_token // counted.experts > 0
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -162,6 +277,7 @@ def test_a_model_fits_exactly_when_weights_and_cache_do():
         (lambda: plan({"hidden_size": 8}), "no model_type"),
         (lambda: plan({"model_type": "gpt-9"}), "gpt-9"),
         (lambda: plan({"model_type": "qwen3", "hidden_size": "wide"}), "refuses this qwen3 config"),
+        (lambda: plan(_counting_no_experts()), "this qwen3_moe has experts, and its config lacks num_experts or"),
         (lambda: plan(tiny_config("qwen3")).weight_bytes("int3"), "no weight format 'int3'; known: float32"),
         (lambda: plan(tiny_config("qwen3")).cache_bytes(-1), "0 tokens or more"),
         (lambda: published("gpt-9"), "there are: deepseek_v3"),

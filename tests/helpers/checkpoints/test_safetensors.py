@@ -240,7 +240,7 @@ REFUSED_HEADERS = {
         {"__metadata__": {"a": 1}, "x": PLAIN},
         "its __metadata__ is {'a': 1}, not an object",
     ),
-    "metadata null": ({"__metadata__": None, "x": PLAIN}, "its __metadata__ is None, not an object of texts"),
+    "metadata a number": ({"__metadata__": 0, "x": PLAIN}, "its __metadata__ is 0, not an object of texts"),
     "a name of two lines": ({"a\nb": 3}, r"tensor 'a\nb' is described by 3"),
 }
 
@@ -248,6 +248,65 @@ REFUSED_HEADERS = {
 @pytest.mark.parametrize(("header", "words"), REFUSED_HEADERS.values(), ids=REFUSED_HEADERS)
 def test_a_wrong_header_is_refused_by_its_reason(tmp_path, header, words):
     assert words in refusal(write(tmp_path / "a.safetensors", header, bytes(24)))
+
+
+def raw(text):
+    return text.replace("PLAIN", json.dumps(PLAIN)).encode()
+
+
+EIGHT = '{"dtype": "U8", "shape": [%d], "data_offsets": [%d, %d]}'
+ZERO = '{"dtype": "F32", "shape": [%s], "data_offsets": [0, 0]}'
+# Headers that are unusual, and what we say where we are stricter than the library, because another reader would see
+# another checkpoint in the same file. None: we read it as the library does.
+VARIANTS = {
+    "spaces behind": (raw('{"x": PLAIN}   '), None),
+    "all white space behind": (raw('{"x": PLAIN} \t\r\n'), None),
+    "on several lines": (json.dumps({"x": PLAIN}, indent=3).encode(), None),
+    "no metadata": (raw('{"__metadata__": {}, "x": PLAIN}'), None),
+    "metadata null": (raw('{"__metadata__": null, "x": PLAIN}'), None),
+    "metadata last": (raw('{"x": PLAIN, "__metadata__": {"format": "pt", "": ""}}'), None),
+    "names of other tools": (raw('{"module.x._extra_state": PLAIN}'), None),
+    "a name without letters": (raw('{"": PLAIN}'), None),
+    "a name in Russian": (raw('{"ключ": PLAIN}'), None),
+    "the same, escaped": (json.dumps({"ключ\u2028": PLAIN}).encode(), None),
+    "an emoji in two halves": (raw('{"\\ud83d\\ude00": PLAIN}'), None),
+    "an escaped line and zero": (raw('{"a\\nb\\u0000": PLAIN}'), None),
+    "an escaped stroke": (raw('{"a\\/b": PLAIN}'), None),
+    "any order of fields": (b'{"x": {"data_offsets": [0, 24], "shape": [2, 3], "dtype": "F32"}}', None),
+    "any order of tensors": (raw(f'{{"b": {EIGHT % (20, 4, 24)}, "a": {EIGHT % (4, 0, 4)}}}'), None),
+    "an odd place": (raw(f'{{"a": {EIGHT % (3, 21, 24)}, "x": {EIGHT % (1, 0, 1)}, "f": '
+                         '{"dtype": "F32", "shape": [5], "data_offsets": [1, 21]}}'), None),
+    "a single number": (raw(f'{{"b": {EIGHT % (20, 4, 24)}, "a": '
+                            '{"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}'), None),
+    "nothing at the start": (raw(f'{{"n": {ZERO % "0, 4"}, "x": PLAIN}}'), None),
+    "nothing at the end": (raw(f'{{"n": {EIGHT % (0, 24, 24)}, "x": PLAIN}}'), None),
+    "nothing, of a large width": (raw(f'{{"n": {ZERO % f"{2**63 - 1}, 0"}, "x": PLAIN}}'), None),
+    "many axes": (json.dumps({"x": {**PLAIN, "shape": [1] * 60 + [6]}}).encode(), None),
+    "a space first": (raw(' {"x": PLAIN}'), "does not begin with '{'"),
+    "a name twice": (raw('{"x": PLAIN, "x": PLAIN}'), "has the name 'x' twice"),
+    "a note twice": (raw('{"__metadata__": {"a": "1", "a": "2"}, "x": PLAIN}'), "has the name 'a' twice"),
+    "one field more": (json.dumps({"x": {**PLAIN, "stride": [3, 1]}}).encode(), "has the unknown field 'stride'"),
+    "fields without names": (b'{"x": ["F32", [2, 3], [0, 24]]}', "is described by ['F32', [2, 3], [0, 24]], not by"),
+    "a type that is an object": (json.dumps({"x": {**PLAIN, "dtype": {"F32": None}}}).encode(), "the unknown dtype"),
+    "zero, then too much": (raw(f'{{"n": {ZERO % "0, 4294967296, 4294967296"}, "x": PLAIN}}'), "64 bits can count"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("header", "words"), VARIANTS.values(), ids=VARIANTS)
+def test_what_the_library_takes_we_take_alike_or_say_why_not(tmp_path, header, words):
+    path = write(tmp_path / "a.safetensors", header, bytes(range(1, 25)))
+    if words:
+        assert words in refusal(path)
+    else:
+        theirs = load_file(path)
+        assert_same(open_tensors(path), theirs)
+        assert_same({name: read_tensor(path, name) for name in theirs}, theirs)
+
+
+@pytest.mark.parametrize("header", ["{}", "{}      ", '{"__metadata__": null}', '{"__metadata__": {"format": "pt"}}'])
+def test_a_file_without_tensors_may_say_so_in_every_way(tmp_path, header):
+    path = write(tmp_path / "a.safetensors", header.encode())
+    assert dict(open_tensors(path)) == load_file(path) == {}
 
 
 def test_the_wrong_headers_are_wrong_and_the_plain_one_is_right(tmp_path):

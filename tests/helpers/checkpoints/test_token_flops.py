@@ -59,6 +59,17 @@ def test_kimi_linear_asks_writes_and_reads_one_square_a_head():
     assert layer_flops(config, 0, 999) == (0, 3 * 2 * 32 * 128 * 128)
 
 
+def test_a_window_and_a_chunk_bound_what_one_token_reads():
+    sizes = dict(vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2)
+    sizes |= dict(head_dim=8, intermediate_size=48, num_local_experts=2)
+    gemma = plan({"model_type": "gemma2", **sizes, "sliding_window": 16}).config
+    llama = plan({"model_type": "llama4_text", **sizes, "attention_chunk_size": 16, "no_rope_layers": [1] * 4}).config
+    each = 4 * 4 * 8  # two products of 4 heads, 8 wide
+    assert [layer_flops(gemma, 0, tokens)[1] // each for tokens in (7, 16, 17, 40)] == [7, 16, 16, 16]
+    assert [layer_flops(gemma, 1, tokens)[1] // each for tokens in (7, 16, 17, 40)] == [7, 16, 17, 40]
+    assert [layer_flops(llama, 0, tokens)[1] // each for tokens in (7, 16, 17, 40)] == [7, 16, 1, 8]
+
+
 def test_entries_are_scored_only_when_they_are_complete():
     config = tiny("deepseek_v4").config
     assert layer_flops(config, 2, 3)[0] == 0
