@@ -1,6 +1,6 @@
 """Continue a text, one token at a time: read the prompt once, then only the newest token, with a cache for the rest."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from helpers.layers.cache import Cache
 from helpers.prompts import Batch, Prompt, read_prompt, vocabulary
-from helpers.sampling import chances, check_sampling, choose, drawn, finite_or_zero, is_whole
+from helpers.sampling import Whole, chances, check_sampling, choose, drawn, finite_or_zero, is_whole
 from helpers.shapes import Float, Int, Tensor
 from helpers.stopping import Decoder, Ends, Eos
 
@@ -16,31 +16,31 @@ __all__ = ["Interrupted", "chances", "check_request", "choose", "drawn", "genera
 
 
 class Interrupted(ValueError):
-    """Writing broke off; ``token_ids`` are the prompts and what was written until then."""
+    """Writing broke off; ``token_ids`` are the prompts and what was written until then, ``lengths`` tokens per row."""
 
-    def __init__(self, why: str, token_ids: Int[Tensor, "B T_and_new"], prompt_length: int):
-        super().__init__(f"{why} (tokens written before, kept in token_ids: {token_ids.shape[1] - prompt_length})")
-        self.token_ids = token_ids
+    def __init__(self, why: str, token_ids: Int[Tensor, "B T_and_new"], lengths: list[int]):
+        super().__init__(f"{why} (kept in token_ids: {max(lengths)} tokens written before)")
+        self.token_ids, self.lengths = token_ids, lengths
 
 
 @torch.no_grad()
 def generate(
     model: nn.Module,
     token_ids: Prompt,
-    max_new_tokens: int = 8,
+    max_new_tokens: Whole = 8,
     temperature: float = 0.0,
-    seed: int | None = None,
+    seed: Whole | None = None,
     stream: Callable[[Int[Tensor, "B"]], None] | None = None,
     eos: Eos = None,
     mask: Prompt | None = None,
-    images: dict[str, Tensor] | None = None,
+    images: Mapping[str, Tensor] | None = None,
     *,
-    top_k: int | None = None,
+    top_k: Whole | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
     stop: str | Iterable[str] | None = None,
     tokenizer: Decoder | None = None,
-    pad: int | None = None,
+    pad: Whole | None = None,
 ) -> Int[Tensor, "B T_and_new"]:
     """Return ``token_ids`` with up to ``max_new_tokens`` more behind the last column of every row.
 
@@ -122,7 +122,8 @@ class Text:
 
     def interrupted(self, why: str, kept: int | None = None) -> Interrupted:
         """The error that holds the first ``kept`` columns (default: all)."""
-        return Interrupted(why, self.joined(kept), self.prompt.shape[1])
+        text = self.joined(kept)
+        return Interrupted(why, text, [text.shape[1] - self.prompt.shape[1]] * len(text))
 
     def joined(self, kept: int | None = None) -> Int[Tensor, "B T_and_new"]:
         """The prompts and what is written behind them."""
@@ -144,12 +145,12 @@ def _next_logits(model: nn.Module, prompt: Batch, cache: Cache, text: Text) -> F
             raise text.interrupted(str(error)) from error
 
 
-def seeded(seed: int | None, token_ids: Int[Tensor, "B T"]) -> torch.Generator | None:
+def seeded(seed: Whole | None, token_ids: Int[Tensor, "B T"]) -> torch.Generator | None:
     """A generator on the device of the tokens; None, which is torch's own, without a seed."""
     return None if seed is None else torch.Generator(token_ids.device).manual_seed(int(seed))
 
 
-def check_request(max_new_tokens: int, seed: int | None) -> None:
+def check_request(max_new_tokens: Whole, seed: Whole | None) -> None:
     """ValueError for a count of tokens or a seed that is none."""
     if not is_whole(max_new_tokens) or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens!r}; a whole number, 0 or more, is allowed")

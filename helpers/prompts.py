@@ -13,6 +13,8 @@ from helpers.vision.images import KEYS as IMAGES
 
 Prompt = Tensor | Mapping | Sequence | numpy.ndarray
 IDS, MASK = "input_ids", "attention_mask"  # what tokenizers call them
+IDS_NEEDED = "whole numbers (rows, tokens), all rows of one length, are needed, or what a tokenizer makes of a text"
+MASK_NEEDED = "True or 1 is needed for each real token, False or 0 for padding"
 SAID_ELSEWHERE = ("token_type_ids", "mm_token_type_ids")  # all zeros, or what the placeholders say as well
 
 
@@ -56,7 +58,7 @@ def read_prompt(
     if isinstance(prompt, Mapping):
         prompt, mask, images = _of_tokenizer(prompt, mask, images)
     device = next((parameter.device for parameter in model.parameters()), None)
-    token_ids = _as_rows("token_ids", prompt).to(device)
+    token_ids = _as_rows("token_ids", prompt, IDS_NEEDED).to(device)
     check_ids(token_ids)
     token_ids = token_ids if token_ids.dtype == torch.int32 else token_ids.long()
     mask = None if mask is None else _as_mask(mask, token_ids)
@@ -75,15 +77,12 @@ def _of_tokenizer(
     return prompt[IDS], prompt.get(MASK) if mask is None else mask, own or None if images is None else images
 
 
-def _as_rows(name: str, given: Prompt) -> Tensor:
+def _as_rows(name: str, given: Prompt, needed: str) -> Tensor:
     """A tensor of two axes, where the numbers allow it; a row alone is a batch of one."""
     try:
         tensor = given if isinstance(given, Tensor) else torch.tensor(_plain(given))
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise ValueError(
-            f"{name} is a {type(given).__name__} that makes no tensor: what a tokenizer returns is needed, or whole "
-            "numbers (rows, tokens), shorter rows padded to one length and marked in a mask"
-        ) from None
+        raise ValueError(f"{name} cannot be read from this {type(given).__name__}: {needed}") from None
     return tensor[None] if tensor.dim() == 1 and tensor.numel() else tensor
 
 
@@ -96,7 +95,7 @@ def _plain(given: object) -> object:
 
 def _as_mask(mask: Prompt, token_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
     """True for real tokens. A tokenizer's mask holds 1 and 0 for True and False."""
-    mask = _as_rows("mask", mask).to(token_ids.device)
+    mask = _as_rows("mask", mask, MASK_NEEDED).to(token_ids.device)
     whole = not (mask.is_floating_point() or mask.is_complex())
     if whole and (other := mask[(mask != 0) & (mask != 1)]).numel():
         raise ValueError(

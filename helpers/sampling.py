@@ -8,11 +8,13 @@ at its bound. No filter removes the most likely token, so that at temperature 0 
 import math
 import numbers
 
+import numpy
 import torch
 from torch.nn import functional
 
 from helpers.shapes import Bool, Float, Int, Tensor
 
+Whole = int | numpy.integer
 DIVIDES_SAFELY = (1e-4, 1e30)  # temperatures by which float32 logits can be divided without leaving float32's range
 
 
@@ -20,7 +22,7 @@ def choose(
     logits: Float[Tensor, "B vocab"],
     temperature: float,
     generator: torch.Generator | None = None,
-    top_k: int | None = None,
+    top_k: Whole | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Int[Tensor, "B"]:
@@ -33,7 +35,7 @@ def choose(
 def chances(
     logits: Float[Tensor, "*B vocab"],
     temperature: float,
-    top_k: int | None = None,
+    top_k: Whole | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Float[Tensor, "*B vocab"]:
@@ -67,12 +69,12 @@ def divided(logits: Float[Tensor, "*B vocab"], temperature: float) -> Float[Tens
     return (below / temperature).float()
 
 
-def keep_top_k(scores: Float[Tensor, "*B vocab"], k: int) -> Float[Tensor, "*B vocab"]:
+def keep_top_k(scores: Float[Tensor, "*B vocab"], k: Whole) -> Float[Tensor, "*B vocab"]:
     """The ``k`` most likely tokens, and those as likely as the last of them; all where there are no more than ``k``.
 
     Source: Fan, Lewis and Dauphin, "Hierarchical Neural Story Generation", 2018; transformers' ``TopKLogitsWarper``.
     """
-    lowest = scores.topk(min(k, scores.shape[-1]), dim=-1).values[..., -1:]
+    lowest = scores.topk(min(int(k), scores.shape[-1]), dim=-1).values[..., -1:]
     return scores.masked_fill(scores < lowest, -math.inf)
 
 
@@ -103,7 +105,7 @@ def finite_or_zero(logits: Float[Tensor, "*B vocab"]) -> tuple[Float[Tensor, "*B
     return logits.masked_fill(~finite[..., None], 0), finite
 
 
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
+def check_sampling(temperature: float, top_k: Whole | None, top_p: float | None, min_p: float | None) -> None:
     """ValueError for a temperature that is negative or not finite, or a filter out of its range."""
     if not _is_number(temperature) or not 0 <= temperature < math.inf:
         raise ValueError(

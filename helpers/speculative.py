@@ -11,7 +11,7 @@ At temperature 0 p is certain of one token, and the same lines give the same tok
 Source: Leviathan et al., 2023 (arXiv 2211.17192), algorithm 1 and appendix A.1; Chen et al., 2023 (arXiv 2302.01318).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -22,7 +22,7 @@ from torch.nn import functional
 from helpers.drafts import Guess, Texts
 from helpers.generate import Interrupted, check_request, seeded
 from helpers.prompts import Batch, Prompt, read_prompt, vocabulary
-from helpers.sampling import chances, check_sampling, choose, drawn, finite_or_zero
+from helpers.sampling import Whole, chances, check_sampling, choose, drawn, finite_or_zero
 from helpers.shapes import Float, Int, Tensor
 from helpers.stopping import Decoder, Ends, Eos
 
@@ -93,19 +93,19 @@ def speculate(
     model: nn.Module,
     token_ids: Prompt,
     draft: Draft,
-    max_new_tokens: int = 8,
+    max_new_tokens: Whole = 8,
     temperature: float = 0.0,
-    seed: int | None = None,
+    seed: Whole | None = None,
     eos: Eos = None,
     mask: Prompt | None = None,
-    images: dict[str, Tensor] | None = None,
+    images: Mapping[str, Tensor] | None = None,
     *,
-    top_k: int | None = None,
+    top_k: Whole | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
     stop: str | Iterable[str] | None = None,
     tokenizer: Decoder | None = None,
-    pad: int | None = None,
+    pad: Whole | None = None,
 ) -> Speculated:
     """``helpers.generate.generate`` in fewer passes: its tokens at temperature 0, its distribution above.
 
@@ -211,7 +211,7 @@ class Text:
 
     def interrupted(self, why: str) -> Interrupted:
         """The error that holds what was written."""
-        return Interrupted(why, self.joined(), self.prompt.shape[1])
+        return Interrupted(why, self.joined(), self.lengths)
 
     def joined(self) -> Int[Tensor, "B T_and_new"]:
         """The prompts and what was written, each row filled from its end on."""

@@ -5,10 +5,10 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from helpers.sampling import is_whole
+from helpers.sampling import Whole, is_whole
 from helpers.shapes import Bool, Int, Tensor
 
-Eos = int | Iterable | None  # the id of a token that ends a row, or several
+Eos = Whole | Iterable | None  # the id of a token that ends a row, or several
 SILENT = 8  # tokens that may stand inside a stop string and add no text: an id that the tokenizer does not know
 
 
@@ -31,7 +31,7 @@ class Ends:
         eos: Eos = None,
         stop: str | Iterable[str] | None = None,
         tokenizer: Decoder | None = None,
-        pad: int | None = None,
+        pad: Whole | None = None,
         vocab_size: int | None = None,
         rows: int = 1,
         device: torch.device | None = None,
@@ -77,7 +77,8 @@ def eos_ids(eos: Eos, vocab_size: int | None) -> tuple[int, ...]:
     given = eos.tolist() if hasattr(eos, "tolist") else eos
     if given is None:
         return ()
-    ids = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    ids = [one.item() if isinstance(one, Tensor) else one for one in given] if several else [given]
     for one in ids:
         _check_id("eos", one, vocab_size)
     return tuple(int(one) for one in (sorted(ids) if isinstance(given, set | frozenset) else ids))
@@ -85,14 +86,15 @@ def eos_ids(eos: Eos, vocab_size: int | None) -> tuple[int, ...]:
 
 def _check_id(name: str, token: object, vocab_size: int | None) -> None:
     if not is_whole(token):
-        raise ValueError(f"{name} holds {token!r}; the id of a token is needed" + " or several" * (name == "eos"))
+        raise ValueError(f"{name} holds {token!r}; the id of a token is needed" + ", or several" * (name == "eos"))
     if token < 0 or (vocab_size is not None and token >= vocab_size):
         raise ValueError(f"{name} is {token}, which the model cannot write: its vocabulary has {vocab_size} tokens")
 
 
 def stop_strings(stop: str | Iterable[str] | None, tokenizer: Decoder | None) -> tuple[str, ...]:
     """The strings as a tuple."""
-    strings = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+    several = isinstance(stop, Iterable) and not isinstance(stop, str)
+    strings = () if stop is None else tuple(stop) if several else (stop,)
     if wrong := [string for string in strings if not isinstance(string, str) or not string]:
         raise ValueError(f"stop holds {wrong[0]!r}; a string of one character or more is needed, or several")
     if strings and not hasattr(tokenizer, "decode"):
