@@ -98,9 +98,7 @@ def _as_mask(mask: Prompt, token_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]
     mask = _as_rows("mask", mask, MASK_NEEDED).to(token_ids.device)
     whole = not (mask.is_floating_point() or mask.is_complex())
     if whole and (other := mask[(mask != 0) & (mask != 1)]).numel():
-        raise ValueError(
-            f"mask holds {other[0].item()}; it must hold 1 or True for real tokens, 0 or False for padding"
-        )
+        raise ValueError(f"mask holds {other[0].item()}: {MASK_NEEDED}")
     mask = mask.bool() if whole else mask
     check_mask(token_ids, mask)
     return mask

@@ -38,13 +38,9 @@ class Ends:
     ):
         self.eos, self.stop, self._tokenizer = eos_ids(eos, vocab_size), stop_strings(stop, tokenizer), tokenizer
         self._eos = torch.tensor(self.eos, dtype=torch.long, device=device)
-        self.pad = self.eos[0] if pad is None and self.eos else pad
-        if self.pad is None and self.stop:
-            self.pad = getattr(tokenizer, "pad_token_id", None)
+        self.pad = _filling(pad, self.eos, tokenizer, vocab_size)
         if self.pad is None and self.stop and rows > 1:
             raise ValueError("rows that end with a stop string are filled to one length: give pad, the id of a token")
-        if pad is not None:
-            _check_id("pad", pad, vocab_size)
 
     def __bool__(self) -> bool:
         return bool(self.eos or self.stop)
@@ -82,6 +78,17 @@ def eos_ids(eos: Eos, vocab_size: int | None) -> tuple[int, ...]:
     for one in ids:
         _check_id("eos", one, vocab_size)
     return tuple(int(one) for one in (sorted(ids) if isinstance(given, set | frozenset) else ids))
+
+
+def _filling(pad: Whole | None, eos: tuple[int, ...], tokenizer: Decoder | None, vocab_size: int | None) -> int | None:
+    """``pad``, else the first end, else what the tokenizer pads with, if the model has such a token."""
+    if pad is not None:
+        _check_id("pad", pad, vocab_size)
+        return int(pad)
+    if eos:
+        return eos[0]
+    own = getattr(tokenizer, "pad_token_id", None)
+    return own if own is not None and (vocab_size is None or own < vocab_size) else None
 
 
 def _check_id(name: str, token: object, vocab_size: int | None) -> None:
