@@ -122,8 +122,9 @@ class KimiK25(nn.Module):
         placeholders = pictures.placeholders(rows, self.config.image_token, images, cache)
         features = None if images is None else self.projector(self.vision(images))
         cells = [] if images is None else self.vision.cells(images)
-        words = known(rows.token_ids.masked_fill(placeholders, 0), self.config.text.vocab_size)
-        x = pictures.put(self.text.embedding(words), placeholders, features, cells)
+        # A placeholder that no image fills, since the model wrote it, is read as token 0: transformers does so too.
+        words = rows.token_ids.masked_fill(rows.token_ids.eq(self.config.image_token), 0)
+        x = pictures.put(self.text.embedding(known(words, self.config.text.vocab_size)), placeholders, features, cells)
         return rows.restore(self.text.logits(self.text.decode(x, rows, cache)))
 
     def new_cache(self) -> Cache:

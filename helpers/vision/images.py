@@ -63,8 +63,8 @@ def places(height: int, width: int, device: torch.device | None = None) -> Int[T
 def placeholders(
     rows: Rows, image_token: int, images: Mapping[str, Tensor] | None, cache: Cache | None
 ) -> Bool[Tensor, "B T"]:
-    """Where the vectors of images go. Nowhere in what the model wrote itself: there ``image_token`` is a word, as it is
-    for transformers' models."""
+    """Where the vectors of images go. Nowhere in what the model wrote itself: no image is missing there, as for
+    transformers' models."""
     if images is None and cache is not None and cache.words_only:
         return torch.zeros_like(rows.token_ids, dtype=torch.bool)
     return rows.token_ids.eq(image_token) & rows.real
