@@ -131,12 +131,13 @@ class Text:
         return torch.cat([self.prompt, *columns], dim=1)
 
 
-def _next_logits(model: nn.Module, prompt: Batch, cache: Cache, text: Text) -> Float[Tensor, "B vocab"]:
+def _next_logits(model: nn.Module, prompt: Batch, cache: object, text: Text) -> Float[Tensor, "B vocab"]:
     """What the model says after the prompt, or after the newest token."""
     with torch.inference_mode():  # not even a note that no gradient is wanted; only the logits come out of it
         if not text.written:
             logits = prompt.last(model(prompt.token_ids, cache=cache, **prompt.given))
-            cache.words_only = True
+            if isinstance(cache, Cache):  # a model of one's own may have another
+                cache.words_only = True
             return logits
         newest = text.written[-1][:, None].to(prompt.token_ids.dtype)
         try:
