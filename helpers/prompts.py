@@ -38,8 +38,11 @@ class Batch(NamedTuple):
         return [row[own].tolist() for row, own in zip(self.token_ids, real, strict=True)]
 
     def last(self, logits: Tensor) -> Tensor:
-        """The logits at the last real token of each row, B x vocab of B x T x vocab, wherever the padding is."""
-        if self.mask is None:
+        """The logits at the last real token of each row, B x vocab of B x T x vocab, wherever the padding is.
+
+        Where no row is padded on the right, the last column is all that is asked for.
+        """
+        if self.mask is None or self.mask[:, -1].all():
             return logits[:, -1]
         column = torch.arange(self.mask.shape[1], device=self.mask.device)
         row = torch.arange(len(self.mask), device=self.mask.device)

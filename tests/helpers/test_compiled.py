@@ -80,7 +80,6 @@ def test_a_wrong_prompt_is_told_as_by_the_model(monkeypatch):
     steps = Compiled(small(), 16)
     for ids, mask, said in (
         (PROMPT[:, :0], None, "one token or more a row"),
-        (PROMPT, REAL[:, :2], "mask has the shape"),
         (PROMPT, REAL & False, "row 0, 1 of mask has no real token"),
         (PROMPT + 60, None, "outside the vocabulary: 0 to 52 are allowed"),
     ):
