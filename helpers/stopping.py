@@ -74,7 +74,7 @@ def eos_ids(eos: Eos, vocab_size: int | None) -> tuple[int, ...]:
     if given is None:
         return ()
     several = isinstance(given, Iterable) and not isinstance(given, str)
-    ids = [one.item() if isinstance(one, Tensor) else one for one in given] if several else [given]
+    ids = [one.tolist() if hasattr(one, "tolist") else one for one in given] if several else [given]
     for one in ids:
         _check_id("eos", one, vocab_size)
     return tuple(int(one) for one in (sorted(ids) if isinstance(given, set | frozenset) else ids))
@@ -105,7 +105,6 @@ def stop_strings(stop: str | Iterable[str] | None, tokenizer: Decoder | None) ->
     if wrong := [string for string in strings if not isinstance(string, str) or not string]:
         raise ValueError(f"stop holds {wrong[0]!r}; a string of one character or more is needed, or several")
     if strings and not hasattr(tokenizer, "decode"):
-        raise ValueError(
-            f"stop is {strings[0]!r} and tokenizer {tokenizer!r}: a tokenizer must tell the text of tokens"
-        )
+        given = "none" if tokenizer is None else f"a {type(tokenizer).__name__}"
+        raise ValueError(f"stop is {strings[0]!r} and the tokenizer {given}: one that decodes tokens is needed")
     return strings

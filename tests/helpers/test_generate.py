@@ -310,9 +310,9 @@ wrong = [
 ] + [
     {"seed": seed} for seed in (1.5, True, 2**70, "1")
 ] + [
-    {"eos": eos} for eos in ([[5]], "5", 5.0, True, -1, 53, [5, None], [5, 2.5])
+    {"eos": eos} for eos in ([[5]], "5", 5.0, True, -1, 53, [torch.tensor([5, 6])], [5, 2.5])
 ] + [
-    {"stop": stop, "tokenizer": tokenizer} for stop, tokenizer in (("x", None), ("x", 5), ("", model), (5, model))
+    {"stop": stop, "tokenizer": tokenizer} for stop, tokenizer in (("x", None), ("x", 5), ("x", model), ("", model))
 ] + [
     {"top_k": 2.0}, {"top_k": "2"}, {"top_p": "a"}, {"top_p": True}, {"min_p": [0.1]},
     {"pad": 53, "eos": 5}, {"pad": "x"},
