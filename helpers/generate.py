@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from helpers.layers.cache import Cache
+from helpers.layers.rows import looking_is_free
 from helpers.prompts import Batch, Prompt, read_prompt, vocabulary
 from helpers.sampling import Whole, chances, check_sampling, choose, drawn, finite_or_zero, is_whole
 from helpers.shapes import Float, Int, Tensor
@@ -97,7 +98,7 @@ class Text:
         logits, finite = finite_or_zero(logits)
         self._sound = self._sound & (finite | self.ended)
         self._columns += self._sound
-        if finite.is_cpu:
+        if looking_is_free(finite):
             self.check()
         return logits
 

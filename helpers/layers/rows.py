@@ -67,9 +67,14 @@ def known(token_ids: Int[Tensor, "B T"], vocab_size: int) -> Int[Tensor, "B T"]:
 
     Looked at on the CPU only: a GPU would have to be waited for (``helpers.generate`` looks at each prompt once).
     """
-    if token_ids.is_cpu and not torch.compiler.is_compiling():
+    if looking_is_free(token_ids):
         check_vocabulary(token_ids, vocab_size)
     return token_ids
+
+
+def looking_is_free(x: Tensor) -> bool:
+    """Whether numbers of ``x`` can be looked at without waiting for a device, and outside what is compiled."""
+    return x.is_cpu and not torch.compiler.is_compiling()
 
 
 def check_vocabulary(token_ids: Int[Tensor, "B T"], vocab_size: int) -> None:

@@ -266,6 +266,18 @@ def test_logits_that_are_no_numbers_are_said_and_what_was_written_is_kept(model,
     assert "\n" not in str(error.value)
 
 
+def test_where_nobody_looks_at_each_token_the_end_tells_the_same(model, monkeypatch):
+    """As on a GPU, which would have to be waited for: the draws go on, and the error keeps what was sound."""
+    monkeypatch.setattr("helpers.generate.looking_is_free", lambda x: False)
+    for temperature in (0.0, 1.0):
+        with pytest.raises(Interrupted, match="logits in row 1 are NaN or infinite") as error:
+            generate(Spoiled(model, float("nan"), row=1), PROMPT, 8, temperature, seed=0)
+        assert torch.equal(error.value.token_ids, generate(model, PROMPT, 3, temperature, seed=0))
+    eos = generate(model, PROMPT, 8)[0, 4].item()
+    got = generate(Spoiled(model, float("nan")), PROMPT, 8, eos=eos)
+    assert torch.equal(got, generate(model, PROMPT, 8, eos=eos))
+
+
 def test_a_single_nan_among_the_logits_is_enough(model):
     class OneHole(Spoiled):
         def forward(self, token_ids, cache=None, mask=None, images=None):
