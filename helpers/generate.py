@@ -9,7 +9,7 @@ from torch import nn
 from helpers.layers.cache import Cache
 from helpers.layers.rows import looking_is_free
 from helpers.prompts import Batch, Prompt, read_prompt, vocabulary
-from helpers.sampling import Whole, chances, check_sampling, choose, drawn, finite_or_zero, is_whole
+from helpers.sampling import Whole, are_finite, chances, check_sampling, choose, drawn, is_whole
 from helpers.shapes import Float, Int, Tensor
 from helpers.stopping import Decoder, Ends, Eos
 
@@ -95,12 +95,14 @@ class Text:
 
         On the CPU such a row breaks off at once, unless it has ended; a GPU is not waited for, and ``check`` tells.
         """
-        logits, finite = finite_or_zero(logits)
+        finite = are_finite(logits)
+        if looking_is_free(finite) and finite.all():
+            return logits
         self._sound = self._sound & (finite | self.ended)
         self._columns += self._sound
         if looking_is_free(finite):
-            self.check()
-        return logits
+            self.check(len(self.written))
+        return logits.masked_fill(~finite[:, None], 0)
 
     def add(self, newest: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
         """Write a token in each row that has not ended, and the filling in the others; return what was written."""
@@ -113,13 +115,14 @@ class Text:
         self.ended = self.ended | self.ends.reached_by(self.written)
         return newest
 
-    def check(self) -> None:
-        """Raise ``Interrupted`` where a row was not drawn from finite logits; what all rows wrote before is kept."""
+    def check(self, kept: int | None = None) -> None:
+        """Raise ``Interrupted`` where a row was not drawn from finite logits; ``kept`` columns (default: those that all
+        rows wrote before) go with it."""
         if self._sound.all():
             return
         rows = ", ".join(map(str, (~self._sound).nonzero().flatten().tolist()))
         why = f"the model's logits in row {rows} are NaN or infinite: no token can be chosen"
-        raise self.interrupted(why, int(self._columns.min()))
+        raise self.interrupted(why, int(self._columns.min()) if kept is None else kept)
 
     def interrupted(self, why: str, kept: int | None = None) -> Interrupted:
         """The error that holds the first ``kept`` columns (default: all)."""

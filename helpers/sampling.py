@@ -98,11 +98,9 @@ def keep_min_p(scores: Float[Tensor, "*B vocab"], p: float) -> Float[Tensor, "*B
     return scores.masked_fill(probs < p * probs.amax(dim=-1, keepdim=True), -math.inf)
 
 
-def finite_or_zero(logits: Float[Tensor, "*B vocab"]) -> tuple[Float[Tensor, "*B vocab"], Bool[Tensor, "*B"]]:
-    """Logits with zeros where they hold NaN or infinity or nothing but minus infinity, so that a draw does not fail;
-    and where they did not."""
-    finite = logits.amax(dim=-1).isfinite()
-    return logits.masked_fill(~finite[..., None], 0), finite
+def are_finite(logits: Float[Tensor, "*B vocab"]) -> Bool[Tensor, "*B"]:
+    """Where a token can be drawn: no logit is NaN or infinity, though some may be minus infinity."""
+    return logits.amax(dim=-1).isfinite()  # the highest is NaN if one is
 
 
 def check_sampling(temperature: float, top_k: Whole | None, top_p: float | None, min_p: float | None) -> None:

@@ -22,8 +22,8 @@ from torch.nn import functional
 from helpers.drafts import Guess, Texts
 from helpers.generate import Interrupted, check_request, seeded
 from helpers.prompts import Batch, Prompt, read_prompt, vocabulary
-from helpers.sampling import Whole, chances, check_sampling, choose, drawn, finite_or_zero
-from helpers.shapes import Float, Int, Tensor
+from helpers.sampling import Whole, are_finite, chances, check_sampling, choose, drawn
+from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.stopping import Decoder, Ends, Eos
 
 
@@ -126,7 +126,7 @@ def speculate(
         return Speculated(ids, 0, [], tuple(text.lengths))
     generator, cache, call, passes = seeded(seed, ids), model.new_cache(), getattr(draft, "read", model), 1
     draft.begin()
-    logits, finite = finite_or_zero(prompt.last(_pass(call, ids, cache=cache, **prompt.given)))
+    logits, finite = _judged(prompt.last(_pass(call, ids, cache=cache, **prompt.given)))
     cache.words_only = True
     newest = choose(logits, temperature, generator, **filters)
     text.add([[]] * len(ids), newest.tolist(), finite.long().tolist())
@@ -137,7 +137,7 @@ def speculate(
             q = _drawn_from(guess, tokens, logits.shape[-1])
             cache.mark()
             both = torch.cat([newest[:, None].to(ids), tokens], dim=1)
-            logits, finite = finite_or_zero(_pass(call, both, cache=cache))
+            logits, finite = _judged(_pass(call, both, cache=cache))
         except ValueError as error:
             raise text.interrupted(str(error)) from error
         stay, newest = accept(tokens, q, chances(logits, temperature, **filters), generator)
@@ -249,3 +249,9 @@ def _drawn_from(guess: Guess, tokens: Int[Tensor, "B k"], vocab_size: int) -> Fl
 def _pass(call: Callable, token_ids: Int[Tensor, "B T"], **given) -> Float[Tensor, "B T vocab"]:
     with torch.inference_mode():
         return call(token_ids, **given)
+
+
+def _judged(logits: Float[Tensor, "*B vocab"]) -> tuple[Float[Tensor, "*B vocab"], Bool[Tensor, "*B"]]:
+    """Logits, with zeros where no token could be drawn from them, and where one can."""
+    finite = are_finite(logits)
+    return logits.masked_fill(~finite[..., None], 0), finite

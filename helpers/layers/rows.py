@@ -79,10 +79,10 @@ def looking_is_free(x: Tensor) -> bool:
 
 def check_vocabulary(token_ids: Int[Tensor, "B T"], vocab_size: int) -> None:
     """ValueError for a token id below 0 or not below ``vocab_size``."""
-    lowest, highest = token_ids.aminmax()
+    lowest, highest = (bound.item() for bound in token_ids.aminmax())
     if lowest < 0 or highest >= vocab_size:
         wrong = lowest if lowest < 0 else highest
-        raise ValueError(f"token id {wrong.item()} is outside the vocabulary: 0 to {vocab_size - 1} are allowed")
+        raise ValueError(f"token id {wrong} is outside the vocabulary: 0 to {vocab_size - 1} are allowed")
 
 
 def check_ids(token_ids: Tensor) -> None:
