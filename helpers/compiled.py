@@ -12,6 +12,7 @@ from torch import nn
 
 from helpers.device import can_compile
 from helpers.layers.cache import Cache
+from helpers.layers.rows import check_ids, check_mask
 from helpers.moe.experts import Experts
 from helpers.shapes import Bool, Float, Int, Tensor
 
@@ -56,12 +57,21 @@ class Compiled(nn.Module):
         images: dict[str, Tensor] | None = None,
     ) -> Float[Tensor, "B T vocab"]:
         """The model's logits. Raises ValueError where the text outgrows the cache."""
-        tokens = cache.length + token_ids.shape[1]
+        tokens = cache.length + _longest(token_ids, mask)
         if tokens > self.capacity:
             raise ValueError(f"the text would have {tokens} tokens; the cache has room for {self.capacity}")
         if token_ids.shape[1] > 1 or cache.lengths is None:  # the prompt: one call, of any length
             return self.model(token_ids, cache=cache, mask=mask, images=images)
         return self._step(token_ids, cache)
+
+
+def _longest(token_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"] | None) -> int:
+    """Positions that the longest row takes in a cache: padding takes none."""
+    check_ids(token_ids)
+    if mask is None:
+        return token_ids.shape[1]
+    check_mask(token_ids, mask)
+    return int(mask.sum(dim=1).max())
 
 
 def whole(function: Callable) -> Callable:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from helpers.generate import chances, drawn
 from helpers.layers.cache import Cache
 from helpers.layers.rows import padded
 from helpers.models.deepseek_v3 import DeepSeekV3
+from helpers.sampling import chances, drawn
 from helpers.shapes import Bool, Float, Int, Tensor
 
 Texts = Sequence[list[int]]  # the tokens of each row so far, without padding
@@ -76,6 +76,7 @@ class SmallModel:
     def begin(self) -> None:
         """Forget the text before."""
         self._cache: Cache = self.model.new_cache()
+        self._cache.words_only = True  # images do not come here: a model that sees goes on without
 
     def guess(self, texts: Texts, k: int, temperature: float = 0.0, generator: torch.Generator | None = None) -> Guess:
         """Read what the text has become, then write ahead, one token a call."""

@@ -1,84 +1,163 @@
 """Continue a text, one token at a time: read the prompt once, then only the newest token, with a cache for the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from helpers.shapes import Bool, Float, Int, Tensor
+from helpers.layers.cache import Cache
+from helpers.layers.rows import looking_is_free
+from helpers.prompts import Batch, Prompt, read_prompt, vocabulary
+from helpers.sampling import Whole, are_finite, chances, check_sampling, choose, drawn, is_whole
+from helpers.shapes import Float, Int, Tensor
+from helpers.stopping import Decoder, Ends, Eos
+
+__all__ = ["Interrupted", "chances", "check_request", "choose", "drawn", "generate"]  # what lessons take from here
+
+
+class Interrupted(ValueError):
+    """Writing broke off; ``token_ids`` are the prompts and what was written until then, ``lengths`` tokens per row."""
+
+    def __init__(self, why: str, token_ids: Int[Tensor, "B T_and_new"], lengths: list[int]):
+        super().__init__(f"{why} (kept in token_ids: {max(lengths)} tokens written before)")
+        self.token_ids, self.lengths = token_ids, lengths
 
 
 @torch.no_grad()
 def generate(
     model: nn.Module,
-    token_ids: Int[Tensor, "B T"],
-    max_new_tokens: int = 8,
+    token_ids: Prompt,
+    max_new_tokens: Whole = 8,
     temperature: float = 0.0,
-    seed: int | None = None,
+    seed: Whole | None = None,
     stream: Callable[[Int[Tensor, "B"]], None] | None = None,
-    eos: int | None = None,
-    mask: Bool[Tensor, "B T"] | None = None,
-    images: dict[str, Tensor] | None = None,
+    eos: Eos = None,
+    mask: Prompt | None = None,
+    images: Mapping[str, Tensor] | None = None,
+    *,
+    top_k: Whole | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    stop: str | Iterable[str] | None = None,
+    tokenizer: Decoder | None = None,
+    pad: Whole | None = None,
 ) -> Int[Tensor, "B T_and_new"]:
-    """Return ``token_ids`` with up to ``max_new_tokens`` more.
+    """Return ``token_ids`` with up to ``max_new_tokens`` more behind the last column of every row.
 
+    ``token_ids`` are rows of token ids, B x T, in a tensor, an array or lists; one row alone; or what a tokenizer or a
+    processor returns, with its mask and images in it. ``mask`` is True or 1 for real tokens, B x T: padded on either
+    side, each row gets what it gets alone. ``images`` is what a model that sees takes with the prompt.
     ``temperature`` 0 takes the most likely token; above 0 it draws from softmax(logits / temperature), the same draws
-    for the same ``seed``. ``stream`` is called with the newest token of each row as soon as it is known. A row that
-    has produced ``eos`` is filled with ``eos``, and the end comes early when all rows have. ``mask`` is True for the
-    real tokens of a batch that is padded on the left, so that new tokens follow the prompts. ``images`` is what a model
-    that sees takes with the prompt.
+    for the same ``seed`` and batch, and ``top_k``, ``top_p`` and ``min_p`` leave out unlikely tokens first
+    (``helpers.sampling``). ``stream`` is called with the newest token of each row as soon as it is known.
+    A row ends with a token of ``eos``, one id or several, or with the token that completes a string of ``stop`` in
+    what it wrote, as ``tokenizer`` decodes it. Behind its end it is filled with ``pad`` (default: the first ``eos``,
+    else the tokenizer's padding). When all rows have ended, so does the text.
     ``model(token_ids, cache)`` gives logits and ``model.new_cache()`` an empty cache. Built in lesson 03.
+    Raises ValueError for a request that cannot be met; ``Interrupted``, which keeps what was written, where the model
+    refuses to go on or its logits are NaN or infinite, which is looked at for each token on the CPU and once, at the
+    end, on a GPU.
     """
-    check_request(token_ids, max_new_tokens, temperature)
-    generator = None if seed is None else torch.Generator(token_ids.device).manual_seed(seed)
-    cache = model.new_cache()
-    ended = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
-    unread, read = token_ids, [token_ids]
-    given = {"mask": mask, "images": images}  # both belong to the prompt
-    given = {name: value for name, value in given.items() if value is not None}
+    check_request(max_new_tokens, seed)
+    check_sampling(temperature, top_k, top_p, min_p)
+    prompt, cache = read_prompt(model, token_ids, mask, images), model.new_cache()
+    ids = prompt.token_ids
+    text = Text(ids, Ends(eos, stop, tokenizer, pad, vocabulary(model), len(ids), ids.device))
+    generator = seeded(seed, ids)
+    draw = partial(choose, temperature=temperature, generator=generator, top_k=top_k, top_p=top_p, min_p=min_p)
     for _ in range(max_new_tokens):
-        with torch.inference_mode():  # not even a note that no gradient is wanted; only the logits come out of it
-            logits = model(unread, cache=cache, **given)
-        newest, given = choose(logits[:, -1], temperature, generator), {}
-        if eos is not None:
-            newest = newest.masked_fill(ended, eos)
-            ended |= newest == eos
-        unread = newest[:, None].to(token_ids.dtype)
-        read.append(unread)
+        newest = text.add(draw(text.judged(_next_logits(model, prompt, cache, text))))
         if stream:
             stream(newest)
-        if eos is not None and ended.all():
+        if text.over:
             break
-    return torch.cat(read, dim=1)
+    text.check()
+    return text.joined()
 
 
-def choose(
-    logits: Float[Tensor, "B vocab"], temperature: float, generator: torch.Generator | None = None
-) -> Int[Tensor, "B"]:
-    """One token a row: the most likely one at temperature 0, else a draw from softmax(logits / temperature)."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    return drawn(chances(logits, temperature), generator)
+class Text:
+    """Prompts and what is written behind them, column by column."""
+
+    def __init__(self, token_ids: Int[Tensor, "B T"], ends: Ends):
+        self.prompt, self.ends, self.written = token_ids, ends, []
+        self.ended = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
+        self._sound = ~self.ended  # rows whose logits have all been finite
+        self._columns = torch.zeros_like(self._sound, dtype=torch.long)  # written while they were
+
+    @property
+    def over(self) -> bool:
+        """Whether all rows have ended."""
+        return bool(self.ends) and bool(self.ended.all())
+
+    def judged(self, logits: Float[Tensor, "B vocab"]) -> Float[Tensor, "B vocab"]:
+        """``logits``, with zeros for rows whose own are NaN or infinite, so that a draw does not fail.
+
+        On the CPU such a row breaks off at once, unless it has ended; a GPU is not waited for, and ``check`` tells.
+        """
+        finite = are_finite(logits)
+        if looking_is_free(finite) and finite.all():
+            return logits
+        self._sound = self._sound & (finite | self.ended)
+        self._columns += self._sound
+        if looking_is_free(finite):
+            self.check(len(self.written))
+        return logits.masked_fill(~finite[:, None], 0)
+
+    def add(self, newest: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
+        """Write a token in each row that has not ended, and the filling in the others; return what was written."""
+        if not self.ends:
+            self.written.append(newest)
+            return newest
+        if self.ends.pad is not None:
+            newest = newest.masked_fill(self.ended, self.ends.pad)
+        self.written.append(newest)
+        self.ended = self.ended | self.ends.reached_by(self.written)
+        return newest
+
+    def check(self, kept: int | None = None) -> None:
+        """Raise ``Interrupted`` where a row was not drawn from finite logits; ``kept`` columns (default: those that all
+        rows wrote before) go with it."""
+        if self._sound.all():
+            return
+        rows = ", ".join(map(str, (~self._sound).nonzero().flatten().tolist()))
+        why = f"the model's logits in row {rows} are NaN or infinite: no token can be chosen"
+        raise self.interrupted(why, int(self._columns.min()) if kept is None else kept)
+
+    def interrupted(self, why: str, kept: int | None = None) -> Interrupted:
+        """The error that holds the first ``kept`` columns (default: all)."""
+        text = self.joined(kept)
+        return Interrupted(why, text, [text.shape[1] - self.prompt.shape[1]] * len(text))
+
+    def joined(self, kept: int | None = None) -> Int[Tensor, "B T_and_new"]:
+        """The prompts and what is written behind them."""
+        columns = [column[:, None].to(self.prompt.dtype) for column in self.written[:kept]]
+        return torch.cat([self.prompt, *columns], dim=1)
 
 
-def chances(logits: Float[Tensor, "*B vocab"], temperature: float) -> Float[Tensor, "*B vocab"]:
-    """What ``choose`` draws from; at temperature 0 the most likely token is certain."""
-    if temperature == 0:
-        return functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
-    return (logits.float() / temperature).softmax(dim=-1)
+def _next_logits(model: nn.Module, prompt: Batch, cache: object, text: Text) -> Float[Tensor, "B vocab"]:
+    """What the model says after the prompt, or after the newest token."""
+    with torch.inference_mode():  # not even a note that no gradient is wanted; only the logits come out of it
+        if not text.written:
+            logits = prompt.last(model(prompt.token_ids, cache=cache, **prompt.given))
+            if isinstance(cache, Cache):  # a model of one's own may have another
+                cache.words_only = True
+            return logits
+        newest = text.written[-1][:, None].to(prompt.token_ids.dtype)
+        try:
+            return model(newest, cache=cache)[:, -1]
+        except ValueError as error:
+            raise text.interrupted(str(error)) from error
 
 
-def drawn(chances: Float[Tensor, "B vocab"], generator: torch.Generator | None = None) -> Int[Tensor, "B"]:
-    """One token a row."""
-    return torch.multinomial(chances, 1, generator=generator)[:, 0]
+def seeded(seed: Whole | None, token_ids: Int[Tensor, "B T"]) -> torch.Generator | None:
+    """A generator on the device of the tokens; None, which is torch's own, without a seed."""
+    return None if seed is None else torch.Generator(token_ids.device).manual_seed(int(seed))
 
 
-def check_request(token_ids: Tensor, max_new_tokens: int, temperature: float) -> None:
-    """ValueError for what nothing can continue: no token, fewer than 0 new ones, a temperature below 0."""
-    if token_ids.dim() != 2 or token_ids.numel() == 0:
-        raise ValueError(f"token_ids has the shape {tuple(token_ids.shape)}; (batch, at least one token) is needed")
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; 0 or more is allowed")
-    if not temperature >= 0:
-        raise ValueError(f"temperature is {temperature}; 0 (the most likely token) or more is allowed")
+def check_request(max_new_tokens: Whole, seed: Whole | None) -> None:
+    """ValueError for a count of tokens or a seed that is none."""
+    if not is_whole(max_new_tokens) or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; a whole number, 0 or more, is allowed")
+    if seed is not None and not (is_whole(seed) and -(2**63) <= seed < 2**64):
+        raise ValueError(f"seed is {seed!r}; a whole number of 64 bits is allowed, or None")

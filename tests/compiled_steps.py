@@ -42,15 +42,20 @@ def random(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def written(model: torch.nn.Module) -> dict:
-    """Twelve tokens behind a padded batch, compiled twice and not; how often Python was in a layer the second time."""
+    """Twelve tokens behind a padded batch, compiled twice and not; how often Python was in a layer the second time. The
+    same texts padded on the right, too."""
     calls = []
     found = generate(compiled := Compiled(model, 16), PROMPT, 12, mask=REAL).tolist()
     model.blocks[0].mlp.register_forward_hook(lambda *_: calls.append(1))
     again = generate(compiled, PROMPT, 12, mask=REAL).tolist()
     in_python = len(calls)
+    turned = PROMPT.clone()
+    turned[0] = PROMPT[0].roll(-1)
+    right = generate(compiled, turned, 12, mask=REAL.flip(1))[:, 4:].tolist()
     return {
         "compiled": found,
         "again": again,
+        "right": right,
         "expected": generate(model, PROMPT, 12, mask=REAL).tolist(),
         "calls": in_python,
     }

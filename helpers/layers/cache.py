@@ -119,6 +119,8 @@ class Cache:
         self.blocks = blocks  # whatever each keeps; it has bytes(), mark() and keep()
         self.lengths: Tensor | None = None  # B, tokens read of each row
         self.marked: Tensor | None = None  # B, those read at the mark; None where nothing can be taken back
+        # Set once the prompt is read: what comes then the model wrote, and an image's placeholder in it is a word.
+        self.words_only = False
 
     @property
     def length(self) -> int:

@@ -44,30 +44,57 @@ def arrange(
     """The rows of one call: ``token_ids`` and ``mask`` are B x T, whole numbers and True for real tokens (None: all);
     ``start`` are the positions already read.
 
-    Raises ValueError for ids that are no batch of whole numbers, for a mask of another shape or of anything but True
-    and False, or for a row without a real token.
+    Where ``mask`` says padding, any id may stand: it is read as 0. Raises ValueError for ids that are no batch of whole
+    numbers, for a mask of another shape or of anything but True and False, or for a row without a real token.
     """
-    _check_ids(token_ids)
+    check_ids(token_ids)
     batch, length = token_ids.shape
     if start is None:
         start = torch.zeros(batch, dtype=torch.long, device=token_ids.device)
     positions = start[:, None] + torch.arange(length, device=token_ids.device)
     if mask is None:
         return Rows(token_ids, positions, torch.full_like(start, length), None, length)
-    _check(token_ids, mask)
+    check_mask(token_ids, mask)
     lengths = mask.sum(dim=1)
     longest = int(lengths.max())
     order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # real tokens first, in their order
-    return Rows(token_ids.gather(1, order), positions[:, :longest], lengths, order, length)
+    front = token_ids.masked_fill(~mask, 0).gather(1, order)
+    return Rows(front, positions[:, :longest], lengths, order, length)
 
 
-def _check_ids(token_ids: Tensor) -> None:
-    if token_ids.dim() != 2 or not token_ids.shape[1] or token_ids.is_floating_point():
+def known(token_ids: Int[Tensor, "B T"], vocab_size: int) -> Int[Tensor, "B T"]:
+    """``token_ids`` for an embedding of ``vocab_size`` rows. Raises ValueError for an id that it does not have.
+
+    Looked at on the CPU only: a GPU would have to be waited for (``helpers.generate`` looks at each prompt once).
+    """
+    if looking_is_free(token_ids):
+        check_vocabulary(token_ids, vocab_size)
+    return token_ids
+
+
+def looking_is_free(x: Tensor) -> bool:
+    """Whether numbers of ``x`` can be looked at without waiting for a device, and outside what is compiled."""
+    return x.is_cpu and not torch.compiler.is_compiling()
+
+
+def check_vocabulary(token_ids: Int[Tensor, "B T"], vocab_size: int) -> None:
+    """ValueError for a token id below 0 or not below ``vocab_size``."""
+    lowest, highest = (bound.item() for bound in token_ids.aminmax())
+    if lowest < 0 or highest >= vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"token id {wrong} is outside the vocabulary: 0 to {vocab_size - 1} are allowed")
+
+
+def check_ids(token_ids: Tensor) -> None:
+    """ValueError for what is no batch of whole numbers with a token."""
+    no_number = token_ids.is_floating_point() or token_ids.is_complex() or token_ids.dtype == torch.bool
+    if token_ids.dim() != 2 or not token_ids.numel() or no_number:
         given = f"{token_ids.dtype} of the shape {tuple(token_ids.shape)}"
         raise ValueError(f"token_ids are {given}; they must be whole numbers (rows, tokens), one token or more a row")
 
 
-def _check(token_ids: Tensor, mask: Tensor) -> None:
+def check_mask(token_ids: Tensor, mask: Tensor) -> None:
+    """ValueError for a mask that is not boolean, of another shape, or without a real token in a row."""
     if mask.dtype != torch.bool:
         raise ValueError(f"mask holds {mask.dtype}; it must hold True for real tokens and False for padding")
     if mask.shape != token_ids.shape:

@@ -13,7 +13,7 @@ from helpers.layers.mla import MLA, Latents
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import angles_of_yarn, frequencies
-from helpers.layers.rows import Rows, arrange
+from helpers.layers.rows import Rows, arrange, known
 from helpers.models.deepseek_v3_config import CONFIG_NAMES, COPIES, NAMES, Config, from_hf, published_name
 from helpers.models.text_only import text_only
 from helpers.moe.mixture import Choice, Mixture
@@ -102,7 +102,8 @@ class DeepSeekV3(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """What the model makes of each token: what ``logits`` and ``draft`` take."""
         rows = arrange(token_ids, mask, None) if cache is None else cache.begin(token_ids, mask)
-        return rows.restore(self.decode(self.embedding(rows.token_ids), rows, cache))
+        x = self.embedding(known(rows.token_ids, self.config.vocab_size))
+        return rows.restore(self.decode(x, rows, cache))
 
     def decode(self, x: Float[Tensor, "B T D"], rows: Rows, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
         """Through all blocks, and normed: ``x`` may hold pieces of an image among the words. Columns are ``rows``'."""
@@ -145,7 +146,8 @@ class DeepSeekV3(nn.Module):
             hidden = hidden.gather(1, rows.order[..., None].expand(-1, -1, hidden.shape[2]))
         (drafter,), entry = self.drafters.values(), None if cache is None else cache.blocks[0]
         rotary = self.rotary(rows.positions, hidden.dtype)
-        drafted = drafter(hidden, self.embedding(rows.token_ids), rows.positions, rotary, entry)
+        x = self.embedding(known(rows.token_ids, self.config.vocab_size))
+        drafted = drafter(hidden, x, rows.positions, rotary, entry)
         if cache is not None:
             cache.end(rows)
         return rows.restore(drafted)

@@ -20,7 +20,7 @@ from helpers.layers.mla import MLA
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import Yarn, angles_of_yarn, frequencies, rotate
-from helpers.layers.rows import arrange
+from helpers.layers.rows import arrange, known
 from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name, shared_experts
 from helpers.models.text_only import text_only
 from helpers.moe.mixture import Choice, Mixture
@@ -224,7 +224,7 @@ class DeepSeekV32(nn.Module):
         """With a cache, ``token_ids`` are the next tokens after those it has read. ``mask`` is True for real tokens:
         in a padded batch, left or right, each row gets the answer that it gets alone."""
         rows = arrange(token_ids, mask, None) if cache is None else cache.begin(token_ids, mask)
-        x = self.embedding(rows.token_ids)
+        x = self.embedding(known(rows.token_ids, self.config.vocab_size))
         rotary = self.rotary(rows.positions, x.dtype)
         for n, block in enumerate(self.blocks):
             x = block(x, rows.positions, rotary, None if cache is None else cache.blocks[n])

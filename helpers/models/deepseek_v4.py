@@ -16,7 +16,7 @@ from helpers.layers.hyper import HyperConnection, HyperHead, expand
 from helpers.layers.mlp import swiglu
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import frequencies, stretched
-from helpers.layers.rows import Rows, arrange
+from helpers.layers.rows import Rows, arrange, known
 from helpers.models.deepseek_v4_config import (
     CONFIG_NAMES,
     HASHED,
@@ -137,7 +137,8 @@ class DeepSeekV4(nn.Module):
         """With a cache, ``token_ids`` are the next tokens after those it has read. ``mask`` is True for real tokens:
         in a padded batch, left or right, each row gets the answer that it gets alone."""
         rows = arrange(token_ids, mask, None) if cache is None else cache.begin(token_ids, mask)
-        streams = self.embedding(rows.token_ids)[:, :, None].expand(-1, -1, self.config.num_streams, -1)
+        x = self.embedding(known(rows.token_ids, self.config.vocab_size))
+        streams = x[:, :, None].expand(-1, -1, self.config.num_streams, -1)
         for n, block in enumerate(self.blocks):
             radians = self.radians(self.config.layer_kinds[n], streams.device)
             streams = block(streams, rows, radians, None if cache is None else cache.blocks[n])

@@ -21,7 +21,7 @@ from helpers.layers.mla import MLA
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
-from helpers.layers.rows import arrange
+from helpers.layers.rows import arrange, known
 from helpers.models.deepseek_v32 import NAMES, OTHER_NAMES, SPARSE, dense_blocks  # named and laid out alike
 from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name, shared_experts
 from helpers.models.text_only import text_only
@@ -200,7 +200,7 @@ class GLM5(nn.Module):
         """With a cache, ``token_ids`` are the next tokens after those it has read. ``mask`` is True for real tokens:
         in a padded batch, left or right, each row gets the answer that it gets alone."""
         rows = arrange(token_ids, mask, None) if cache is None else cache.begin(token_ids, mask)
-        x, chosen = self.embedding(rows.token_ids), None
+        x, chosen = self.embedding(known(rows.token_ids, self.config.vocab_size)), None
         rotary = self.rotary(rows.positions, x.dtype)
         for n, block in enumerate(self.blocks):
             x, chosen = block(x, rows.positions, rotary, None if cache is None else cache.blocks[n], chosen)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from helpers.layers.cache import Cache
-from helpers.layers.rows import arrange
+from helpers.layers.rows import arrange, known
 from helpers.models import deepseek_v3
 from helpers.models.published import check_features
 from helpers.shapes import Bool, Float, Int, Tensor
+from helpers.vision import images as pictures
 from helpers.vision import moonvit
-from helpers.vision.images import put
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,12 @@ class KimiK25(nn.Module):
         Raises ValueError where placeholders, grids and pixels do not fit.
         """
         rows = arrange(token_ids, mask, None) if cache is None else cache.begin(token_ids, mask)
-        placeholders = rows.token_ids.eq(self.config.image_token) & rows.real
+        placeholders = pictures.placeholders(rows, self.config.image_token, images, cache)
         features = None if images is None else self.projector(self.vision(images))
         cells = [] if images is None else self.vision.cells(images)
-        x = put(self.text.embedding(rows.token_ids.masked_fill(placeholders, 0)), placeholders, features, cells)
+        # A placeholder that no image fills, since the model wrote it, is read as token 0: transformers does so too.
+        words = rows.token_ids.masked_fill(rows.token_ids.eq(self.config.image_token), 0)
+        x = pictures.put(self.text.embedding(known(words, self.config.text.vocab_size)), placeholders, features, cells)
         return rows.restore(self.text.logits(self.text.decode(x, rows, cache)))
 
     def new_cache(self) -> Cache:

@@ -18,7 +18,7 @@ from helpers.layers.gated_attention import GatedAttention
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import ZeroCentredNorm
 from helpers.layers.rope import angles_of_axes, frequencies
-from helpers.layers.rows import Rows, arrange
+from helpers.layers.rows import Rows, arrange, known
 from helpers.models.published import check_features, check_sizes, checkpoint_name
 from helpers.models.text_only import text_only
 from helpers.moe.experts import Experts
@@ -258,7 +258,8 @@ class Qwen3_5(nn.Module):
         in a padded batch, left or right, each row gets the answer that it gets alone."""
         rows = arrange(token_ids, mask, None) if cache is None else cache.begin(token_ids, mask)
         places = rows.positions.expand(3, -1, -1)  # text: time, height and width are all the position
-        return rows.restore(self.decode(self.embedding(rows.token_ids), places, rows, cache))
+        x = self.embedding(known(rows.token_ids, self.config.vocab_size))
+        return rows.restore(self.decode(x, places, rows, cache))
 
     def decode(
         self, x: Float[Tensor, "B T D"], places: Int[Tensor, "3 B T"], rows: Rows, cache: Cache | None = None

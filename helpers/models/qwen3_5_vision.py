@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from helpers.layers.cache import Cache
-from helpers.layers.rows import Rows, arrange
+from helpers.layers.rows import Rows, arrange, known
 from helpers.models import qwen3_5
 from helpers.models.published import check_features
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -146,10 +146,11 @@ class Qwen3_5Vision(nn.Module):
         Raises ValueError where placeholders, grids and pixels do not fit.
         """
         rows = arrange(token_ids, mask, None) if cache is None else cache.begin(token_ids, mask)
-        placeholders = rows.token_ids.eq(self.config.image_token) & rows.real
+        placeholders = pictures.placeholders(rows, self.config.image_token, images, cache)
         features = None if images is None else self.vision(images)
         cells = [] if images is None else self.vision.cells(images)
-        x = self.text.embedding(rows.token_ids.masked_fill(placeholders, 0))
+        words = known(rows.token_ids.masked_fill(placeholders, 0), self.config.text.vocab_size)
+        x = self.text.embedding(words)
         x = pictures.put(x, placeholders, features, cells)
         entry = NextPlace() if cache is None else cache.blocks[-1]
         start = torch.zeros_like(rows.lengths) if entry.next is None else entry.next

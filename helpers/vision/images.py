@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import torch
 
+from helpers.layers.cache import Cache
+from helpers.layers.rows import Rows
 from helpers.shapes import Bool, Float, Int, Tensor
 
 KEYS = ("pixel_values", "image_grid_thw")
@@ -56,6 +58,16 @@ def places(height: int, width: int, device: torch.device | None = None) -> Int[T
     """The row and the column of each place of a grid. Built in lesson 24."""
     axes = [torch.arange(size, device=device) for size in (height, width)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def placeholders(
+    rows: Rows, image_token: int, images: Mapping[str, Tensor] | None, cache: Cache | None
+) -> Bool[Tensor, "B T"]:
+    """Where the vectors of images go. Nowhere in what the model wrote itself: no image is missing there, as for
+    transformers' models."""
+    if images is None and cache is not None and cache.words_only:
+        return torch.zeros_like(rows.token_ids, dtype=torch.bool)
+    return rows.token_ids.eq(image_token) & rows.real
 
 
 def put(

@@ -12,7 +12,7 @@ from compiled_steps import PROMPT, REAL, small
 from helpers import compiled, device
 from helpers.compare import assert_close
 from helpers.compiled import Compiled
-from helpers.generate import generate
+from helpers.generate import Interrupted, generate
 from helpers.layers.cache import Cache, KeyValues, Slots
 from helpers.models.qwen3_5_vision import NextPlace
 from helpers.moe.experts import Experts
@@ -40,6 +40,7 @@ def answers() -> dict:
 def test_compiled_steps_write_what_the_model_writes_in_a_padded_batch(answers, family):
     found = answers[family]
     assert found["compiled"] == found["again"] == found["expected"]
+    assert found["right"] == [row[4:] for row in found["expected"]]
     assert len({token for row in found["expected"] for token in row[4:]}) > 4  # one token for ever would prove little
 
 
@@ -67,8 +68,23 @@ def test_without_a_compiler_the_model_runs_as_it_is_written(monkeypatch):
 
 def test_a_text_longer_than_its_room_is_refused(monkeypatch):
     monkeypatch.setattr(compiled, "can_compile", lambda: False)
-    with pytest.raises(ValueError, match="would have 7 tokens; the cache has room for 6"):
+    with pytest.raises(Interrupted, match="would have 7 tokens; the cache has room for 6") as error:
         generate(Compiled(small(), 6), PROMPT, 9)
+    assert torch.equal(error.value.token_ids, generate(small(), PROMPT, 3))
+    with pytest.raises(ValueError, match="would have 4 tokens; the cache has room for 3"):
+        generate(Compiled(small(), 3), PROMPT, 9)
+
+
+def test_a_wrong_prompt_is_told_as_by_the_model(monkeypatch):
+    monkeypatch.setattr(compiled, "can_compile", lambda: False)
+    steps = Compiled(small(), 16)
+    for ids, mask, said in (
+        (PROMPT[:, :0], None, "one token or more a row"),
+        (PROMPT, REAL & False, "row 0, 1 of mask has no real token"),
+        (PROMPT + 60, None, "outside the vocabulary: 0 to 52 are allowed"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            steps(ids, steps.new_cache(), mask)
 
 
 def test_a_model_whose_work_depends_on_the_text_is_refused():

@@ -6,7 +6,9 @@ from seeing_models import KIMI_K25, QWEN3_5, images_of, pair, run, told, words
 from with_images import joined, padded
 
 from helpers.compare import max_error
+from helpers.drafts import NGram, SmallModel
 from helpers.generate import generate
+from helpers.speculative import speculate
 
 CONFIGS = {f"Qwen3.5, {name}": config for name, config in QWEN3_5.items()}
 CONFIGS |= {f"Kimi K2.5, {name}": config for name, config in KIMI_K25.items()}
@@ -113,3 +115,64 @@ def test_images_that_do_not_fit_the_tokens_are_refused_and_the_cache_is_as_befor
     with pytest.raises(ValueError, match=message):
         model(words(config, *parts), cache, images=images)
     assert (cache.bytes(), cache.length) == (bytes_before, 4)
+
+
+class Insists(torch.nn.Module):
+    """A model that writes one token in every other place, whatever it reads."""
+
+    def __init__(self, model: torch.nn.Module, token: int):
+        super().__init__()
+        self.model, self.token, self.config, self.new_cache = model, token, model.config, model.new_cache
+
+    def forward(self, token_ids, cache=None, mask=None, images=None):
+        logits = self.model(token_ids, cache=cache, mask=mask, images=images).clone()
+        if cache.length % 2 == 0:
+            logits[:, -1, self.token] = 1e4
+        return logits
+
+
+def their_steps(theirs: torch.nn.Module, ids: torch.Tensor, new: torch.Tensor, images: dict | None) -> torch.Tensor:
+    """transformers' logits at tokens that are read one by one behind a prompt."""
+    memory = theirs(ids, use_cache=True, **told(theirs, ids), **(images or {})).past_key_values
+    steps = [theirs(token, past_key_values=memory, use_cache=True).logits for token in new.split(1, dim=1)]
+    return torch.cat(steps, dim=1)
+
+
+@EVERY
+@pytest.mark.parametrize("parts", [(6,), (3, (2, 2), 3)], ids=["text", "image"])
+def test_a_placeholder_that_the_model_wrote_asks_for_no_image(pairs, name, parts):
+    """And its logits are transformers', which lets its models write it too."""
+    (model, theirs), config = pairs[name], CONFIGS[name]
+    ids, cells = words(config, *parts), [part for part in parts if isinstance(part, tuple)]
+    images, cache = images_of(config, *cells) if cells else None, model.new_cache()
+    new = generate(Insists(model, config.image_token), ids, 8, images=images)[:, ids.shape[1] :]
+    assert (new == config.image_token).sum() >= 4
+    model(ids, cache, images=images)
+    cache.words_only = True
+    found = torch.cat([model(token, cache) for token in new.split(1, dim=1)], dim=1)
+    assert max_error(found, their_steps(theirs, ids, new, images)) <= 1e-4
+
+
+@ONE_A_FAMILY
+def test_a_placeholder_in_a_prompt_still_asks_for_its_image(pairs, name):
+    model, config = pairs[name][0], CONFIGS[name]
+    ids = words(config, 3, (1, 2), 2)
+    for ask in (generate, lambda *given: speculate(*given[:2], NGram())):
+        with pytest.raises(ValueError, match="hold 2 image placeholders, and the images make 0 vectors"):
+            ask(model, ids, 2)
+
+
+@EVERY
+@pytest.mark.parametrize("left", [True, False], ids=["left", "right"])
+def test_in_a_padded_batch_with_images_each_row_writes_what_it_writes_alone(pairs, name, left):
+    model, config = pairs[name][0], CONFIGS[name]
+    rows = [words(config, 4, (2, 3), 5), words(config, 3), words(config, (1, 2), 2, (3, 1))]
+    images = [images_of(config, (2, 3)), None, images_of(config, (1, 2), (3, 1), seed=9)]
+    alone = [generate(model, row, 6, images=own)[0, -6:] for row, own in zip(rows, images, strict=True)]
+    ids, mask = padded(rows, config.image_token, left)
+    both = joined(images[0], images[2])
+    asked = {"input_ids": ids, "attention_mask": mask.long(), "mm_token_type_ids": (ids == config.image_token).int()}
+    assert torch.equal(generate(model, ids, 6, mask=mask, images=both)[:, -6:], torch.stack(alone))
+    assert torch.equal(generate(model, {**asked, **both}, 6)[:, -6:], torch.stack(alone))  # as a processor returns it
+    guessed = speculate(model, {**asked, **both}, SmallModel(model, 2), 6)
+    assert torch.equal(guessed.token_ids[:, -6:], torch.stack(alone))

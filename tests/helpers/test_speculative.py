@@ -4,15 +4,17 @@ import itertools
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from course import parity_runs
 from course.parity_configs import CONFIGS
-from helpers import zoo
-from helpers.checkpoints import load
+from helpers import compiled, zoo
+from helpers.checkpoints import load, resolve
 from helpers.compare import chance_of
 from helpers.drafts import MTP, Guess, NGram, SmallModel
-from helpers.generate import generate
+from helpers.generate import Interrupted, generate
 from helpers.models.qwen3 import Config, Qwen3
+from helpers.sampling import chances
 from helpers.speculative import accept, certain, residual, speculate
 from helpers.train import initialise
 
@@ -197,6 +199,172 @@ def test_a_draft_with_another_tokenizer_is_refused():
         speculate(little(0), torch.tensor([[1, 2]]), SmallModel(little(0, vocab=60), 2), 4, temperature=1.0)
 
 
+# Ends, and figures that count what was kept
+
+
+class Scripted:
+    """A draft that knows what will be written, and says it from the newest token on; past the end it goes on."""
+
+    def __init__(self, text: list[int], k: int):
+        self.text, self.k = text, k
+
+    def begin(self) -> None: ...
+
+    def guess(self, texts, k, temperature, generator) -> Guess:
+        return Guess(torch.tensor([self.text[len(own) : len(own) + k] for own in texts]))
+
+
+def test_figures_leave_out_what_stands_behind_an_end():
+    """Twenty right guesses in one pass, and an end among them: those up to it were written, and only those count."""
+    model, prompt = little(0), torch.tensor([[8, 9, 10]])
+    free = generate(model, prompt, 30)[0].tolist()
+    eos = next(free[n] for n in range(6, 20) if free.index(free[n], 3) == n)
+    end = free.index(eos, 3) + 1 - 3  # tokens up to the end
+    got = speculate(model, prompt, Scripted(free, 20), 25, eos=eos)
+    assert got.token_ids[0].tolist() == free[: 3 + end]
+    assert (got.drafted, got.accepted, got.passes, got.lengths) == (end - 1, end - 1, 2, (end,))
+    late = speculate(model, prompt, Scripted(free, 20), end, eos=None)
+    assert (late.drafted, late.accepted, late.lengths) == (end - 2, end - 2, (end,))  # the last one is the model's own
+
+
+def test_every_written_token_is_an_accepted_guess_or_the_models_own():
+    model, prompt = little(0), torch.tensor([[5, 6, 7], [8, 9, 10], [7, 7, 7]])
+    free = generate(model, prompt, 16)[:, 3:]
+    for eos in (None, [free[0, 3].item(), free[1, 6].item()], free[2, 1].item()):
+        for draft in (SmallModel(little(0), 4), SmallModel(little(1), 4), NGram(4)):
+            got = speculate(model, prompt, draft, 16, eos=eos)
+            assert torch.equal(got.token_ids, generate(model, prompt, 16, eos=eos))
+            assert 0 <= got.accepted <= got.drafted
+            assert sum(got.lengths) - got.accepted <= got.passes * 3
+            assert max(got.lengths) == got.token_ids.shape[1] - 3
+
+
+def test_a_perfect_draft_stays_perfect_where_rows_end_apart():
+    model, prompt = little(0), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    free = generate(model, prompt, 12)[:, 3:].tolist()
+    for eos in (free[0][1], free[1][4], free[0][7]):
+        got = speculate(model, prompt, SmallModel(little(0), 4), 12, eos=[eos, 52])
+        assert got.accepted == got.drafted
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, torch.tensor])
+def test_several_ends_are_generates(kind):
+    model, prompt = little(0), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    free = generate(model, prompt, 12)[:, 3:].tolist()
+    eos = kind([free[0][2], free[1][4]])
+    got = speculate(model, prompt, SmallModel(little(1), 3), 12, eos=eos, pad=1)
+    assert torch.equal(got.token_ids, generate(model, prompt, 12, eos=eos, pad=1))
+
+
+def test_a_stop_string_ends_a_row_where_it_ends_generates():
+    model, tokenizer = load("zoo"), AutoTokenizer.from_pretrained(resolve("zoo"))
+    prompt = tokenizer(["import numpy as np\nx = np", "class A", "def f(x):"], return_tensors="pt", padding=True)
+    for stop in ("\n", ["00", "II"]):
+        wanted = generate(model, prompt, 16, stop=stop, tokenizer=tokenizer)
+        got = speculate(model, prompt, NGram(4), 16, stop=stop, tokenizer=tokenizer)
+        assert torch.equal(got.token_ids, wanted)
+        assert min(got.lengths) < 16
+
+
+# Filters
+
+
+@pytest.mark.parametrize("draft", [SmallModel(little(1, vocab=4), 3), NGram(3, 2)], ids=["small model", "n-gram"])
+@pytest.mark.parametrize(
+    "filters", [{"top_k": 2}, {"top_p": 0.8}, {"min_p": 0.2}, {"top_k": 3, "top_p": 0.9, "min_p": 0.1}]
+)
+def test_with_filters_three_drawn_tokens_are_distributed_as_the_filtered_models(draft, filters):
+    target, rows, prompt = little(0, vocab=4), 8000, torch.tensor([[1, 3, 1, 3]])
+    with torch.no_grad():
+        every = torch.tensor(list(itertools.product(range(4), repeat=3)))
+        logits = target(torch.cat([prompt.expand(64, -1), every], dim=1))[:, 3:6]
+        probs = chances(logits, 4.0, **filters).gather(-1, every[..., None]).prod(dim=1)[:, 0]
+    got = speculate(target, prompt.expand(rows, -1), draft, 3, temperature=4.0, seed=0, **filters)
+    counts = torch.bincount(got.token_ids[:, 4:] @ torch.tensor([16, 4, 1]), minlength=64)
+    assert counts[probs == 0].sum() == 0 < (probs == 0).sum()
+    assert (probs > 0).sum() >= 8
+    likely = probs * rows >= 5
+    together = lambda x: torch.cat([x[likely], x[~likely].sum()[None]]) if probs[~likely].sum() else x[likely]  # noqa: E731
+    assert chance_of(together(counts), together(probs)) > UNLUCKY
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}])
+def test_filters_at_their_closed_end_write_the_most_likely_tokens(filters):
+    model, prompt = little(0), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    got = speculate(model, prompt, SmallModel(little(1), 3), 12, temperature=2.0, seed=0, **filters)
+    assert torch.equal(got.token_ids, generate(model, prompt, 12))
+
+
+# Drafts and models that go wrong
+
+
+class Says:
+    """A draft that always says the same tokens."""
+
+    k = 3
+
+    def __init__(self, tokens: list[int]):
+        self.tokens = tokens
+
+    def begin(self) -> None: ...
+
+    def guess(self, texts, k, temperature, generator) -> Guess:
+        return Guess(torch.tensor([self.tokens[:k]] * len(texts), dtype=torch.long))
+
+
+@pytest.mark.parametrize("tokens", [[], [53], [-1, 2], [2, 99999, 3], [2**40], [3, 3, 3]])
+def test_a_guess_that_is_no_token_is_dropped_and_changes_nothing(tokens):
+    model, prompt = little(0), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    got = speculate(model, prompt, Says(tokens), 8)
+    assert torch.equal(got.token_ids, generate(model, prompt, 8))
+    known = next((n for n, token in enumerate(tokens) if not 0 <= token < 53), len(tokens))
+    assert (got.drafted > 0) == (known > 0)
+
+
+class SpoiledBehind(torch.nn.Module):
+    """Its logits behind one token are no numbers."""
+
+    def __init__(self, model: Qwen3, token: int):
+        super().__init__()
+        self.model, self.token, self.config, self.new_cache = model, token, model.config, model.new_cache
+
+    def forward(self, token_ids, cache=None, mask=None, images=None):
+        logits = self.model(token_ids, cache=cache, mask=mask).clone()
+        logits[token_ids == self.token] = float("nan")
+        return logits
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_fails_behind_a_wrong_guess_only_goes_on(temperature):
+    model, prompt = little(0), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    written = set(generate(model, prompt, 8).flatten().tolist())
+    never = next(token for token in range(53) if token not in written)
+    got = speculate(SpoiledBehind(model, never), prompt, Says([never] * 3), 8)
+    assert torch.equal(got.token_ids, generate(model, prompt, 8))
+
+
+def test_logits_that_are_no_numbers_are_said_and_what_was_written_is_kept():
+    model, prompt = little(0), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    free = generate(model, prompt, 12)[:, 3:].tolist()
+    spoiled = SpoiledBehind(model, free[0][4])
+    for draft in (NGram(), SmallModel(little(0), 4), Says([])):
+        with pytest.raises(Interrupted, match="row 0 are NaN or infinite") as error:
+            speculate(spoiled, prompt, draft, 12)
+        assert error.value.lengths[0] == free[0].index(free[0][4]) + 1
+        for row, own, length in zip(error.value.token_ids[:, 3:].tolist(), free, error.value.lengths, strict=True):
+            assert row[:length] == own[:length]
+
+
+def test_what_was_written_is_kept_where_a_cache_is_full(monkeypatch):
+    monkeypatch.setattr(compiled, "can_compile", lambda: False)
+    model, prompt = little(0), torch.tensor([[5, 6, 7]])
+    with pytest.raises(Interrupted, match="the cache has room for 8") as error:
+        speculate(compiled.Compiled(model, 8), prompt, SmallModel(little(1), 2), 12)
+    length = error.value.lengths[0]
+    assert torch.equal(error.value.token_ids, generate(model, prompt, length))
+    assert length > 1
+
+
 # Every family
 
 
@@ -241,7 +409,8 @@ def test_rows_that_accept_differently_stay_apart(model):
 
 @pytest.mark.parametrize("family", ["qwen3_5", "kimi_k25"])
 def test_behind_an_image_the_tokens_are_the_models_too(family, tmp_path):
-    """A guess that is never right, in the place of each token behind the image: places go back with it."""
+    """A guess that is never right, in the place of each token behind the image: places go back with it. It may be the
+    placeholder of an image itself."""
     parity_runs.save_random(family, tmp_path)
     model, given = load(tmp_path, torch.float64), parity_runs.prompts(family, parity_runs.IMAGES)
     columns = torch.stack(given.rows)
@@ -254,11 +423,16 @@ def test_behind_an_image_the_tokens_are_the_models_too(family, tmp_path):
         def begin(self) -> None: ...
 
         def guess(self, texts, k, temperature, generator) -> Guess:
-            return Guess(torch.full((len(texts), k), 3))
+            return Guess(torch.full((len(texts), k), self.token))
 
-    got = speculate(model, ids, Constant(), 10, images=images)
-    assert torch.equal(got.token_ids, generate(model, ids, 10, images=images))
-    assert got.accepted < got.drafted
+    for token in (3, model.config.image_token):
+        draft = Constant()
+        draft.token = token
+        got = speculate(model, ids, draft, 10, images=images)
+        assert torch.equal(got.token_ids, generate(model, ids, 10, images=images))
+        assert got.accepted < got.drafted
+    blind = speculate(model, ids, SmallModel(model, 2), 10, images=images)  # it reads placeholders as words
+    assert torch.equal(blind.token_ids, generate(model, ids, 10, images=images))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
