@@ -340,14 +340,15 @@ from transformers import AutoTokenizer
 from helpers.checkpoints import load as load_model
 from helpers.checkpoints import resolve
 from helpers.data import fact_line
-from helpers.data.languages import cldr_facts
 from helpers.moe.specialists import shares_by_class, specialisation, watch_choices
+from helpers.zoo.fact_data import facts
 
 folder = resolve(checkpoint, download=True)
 model, tokenizer = load_model(folder, torch.float32), AutoTokenizer.from_pretrained(folder)
 languages = ["de", "fr", "es", "pl", "tr", "vi", "ru", "el", "ar", "hi", "ja", "ko"]
 kept = languages[:4] if scale == "smoke" else languages
-texts = {code: "\n" + "".join(fact_line(f) + "\n" for f in cldr_facts(["month"], [code])) for code in kept}
+months = [fact for fact in facts() if fact.kind == "month"]
+texts = {code: "\n" + "".join(fact_line(f) + "\n" for f in months if f.locale == code) for code in kept}
 
 # %%
 KINDS = ["question", "= and what follows", "rest of the answer", "line end"]

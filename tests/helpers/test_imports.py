@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 STEPS = (
-    ("shapes", "units", "device", "precision", "facts", "inside", "parts"),  # words
+    ("shapes", "units", "device", "precision", "facts", "recorded", "inside", "parts"),  # words
     # evidence
     (
         "compare",
