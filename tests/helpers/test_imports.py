@@ -21,6 +21,7 @@ STEPS = (
     # evidence
     (
         "compare",
+        "reference",
         "measure",
         "data",
         "bpe",
