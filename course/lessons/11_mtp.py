@@ -546,8 +546,8 @@ print(f"GLM-5, its block made to give one thing: {error:.1e}; swapped {swapped:.
 assert error < 1e-5 < swapped
 
 # %% [markdown]
-# A GLM-5 block gives two things, the stream and the tokens that its attention chose, and `MtpLayer` expects one. In
-# the version that this course pins, transformers cannot run GLM-5's module; your class can. For Qwen3.5 it has the
+# A GLM-5 block gives two things, the stream and the tokens that its attention chose, and `MtpLayer` expects one. So
+# transformers 5.23 and 5.24 cannot run GLM-5's module; your class can. For Qwen3.5 it has the
 # layer and drops the weights: they are called `mtp.*` in the file, and loading ignores that name.
 #
 # ### The whole loop
