@@ -19,6 +19,7 @@ from helpers.device import can_compile
 from helpers.layers.dsa import SparseLatents
 from helpers.measure import Comparison, Measurement, Rate, Work, measure_pair
 from helpers.models.glm5 import GLM5, from_hf, published_name
+from helpers.reference import with_cache
 
 LENGTHS = (8192, 32768, 65536)
 REPEATS = 9
@@ -125,7 +126,7 @@ def their_step(model: nn.Module, x: torch.Tensor, remembered: list[torch.Tensor]
 
     def step() -> torch.Tensor:
         entry.keys, entry.values, entry.indexer_keys = held
-        return attention(x, rotary, mask, past_key_values=cache)[0]
+        return attention(x, rotary, mask, **with_cache(attention, cache))[0]
 
     return step
 

@@ -17,6 +17,7 @@ from helpers.layers.mlp import SwiGLU
 from helpers.measure import Comparison, Measurement, Rate, Work, measure_one, measure_pair, name_of
 from helpers.moe.experts import Experts
 from helpers.moe.router import Routing, softmax_top_k
+from helpers.reference import parts_of
 
 TOKENS = (1, 512)  # a step of decoding, a prompt
 DTYPES = (torch.float32, torch.bfloat16)
@@ -71,8 +72,7 @@ def one_line(size: Size, tokens: int, theirs: nn.Module, ours: Experts, dense: S
 
 def layers(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, Experts, SwiGLU]:
     """transformers' experts and ours with the same weights, and the dense layer of as many active ones."""
-    from transformers import Qwen3_5MoeTextConfig  # takes seconds, and no other case needs it
-    from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeExperts
+    from transformers import Qwen3_5MoeTextConfig, Qwen3_5MoeTextModel  # takes seconds, and no other case needs it
 
     torch.manual_seed(0)
     with device:
@@ -84,7 +84,7 @@ def layers(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[nn.Mod
         num_experts_per_tok=size.chosen,
     )
     with device:
-        theirs = Qwen3_5MoeExperts(config).to(dtype).eval()
+        theirs = parts_of(Qwen3_5MoeTextModel, "Qwen3_5MoeExperts")[0](config).to(dtype).eval()
     both = {"gate_up_proj": torch.cat([ours.gate, ours.up], dim=1), "down_proj": ours.down}
     theirs.load_state_dict({name: weight.detach() for name, weight in both.items()})
     return theirs, ours, SwiGLU(size.width, size.chosen * size.hidden).to(device, dtype).eval()

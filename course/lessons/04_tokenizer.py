@@ -441,20 +441,28 @@ check.reveal("04.english_pays", machine=last["English docstrings"], unit="%")
 # counted on these same calendars and **recorded** (`helpers/facts/tokenizers.toml` names the source and the day).
 
 # %%
+from helpers.data.parallel import same_texts
 from helpers.facts import table as facts
+from helpers.recorded import moved
 
+recorded = facts("tokenizers")
+both = same_texts(
+    calendars, recorded[0]["calendar_sha256"]
+)  # the calendars that CLDR still writes as they were counted
+if note := moved(recorded[0]["recorded_with"]):
+    print(f"{note}: {len(both)} of {len(recorded[0]['calendar_sha256'])} calendars are the same, and they are compared")
 rows = {
     "yours, Python": (vocab_size, bills[0]),
     "yours, balanced": (vocab_size, bills[1]),
-    **{f"{row['tokenizer']} (recorded)": (row["vocabulary"], row["calendar_tokens"]) for row in facts("tokenizers")},
+    **{f"{row['tokenizer']} (recorded)": (row["vocabulary"], row["calendar_tokens"]) for row in recorded},
 }
 print("tokenizer              vocabulary  English  median ratio  highest ratio")
 for name, (vocabulary, bill) in rows.items():
-    found = [tokens / bill["en"] for tokens in bill.values()]
+    found = [bill[locale] / bill["en"] for locale in both]
     print(f"{name:22} {vocabulary:10,} {bill['en']:8} {median(found):13.2f} {max(found):14.2f}")
 
 # %%
-qwen = rows["Qwen3.5 (recorded)"][1]
+qwen = {locale: rows["Qwen3.5 (recorded)"][1][locale] for locale in both}
 bare = [locale for locale in qwen if qwen[locale] >= 0.9 * len(calendars[locale].encode())]
 print(f"Qwen3.5 cuts {len(bare)} of {len(qwen)} calendars into bytes, almost or entirely:")
 print("   ", ", ".join(f"{language_name(locale)} ({qwen[locale]} tokens)" for locale in bare))
@@ -473,7 +481,8 @@ price = facts("prices")[0]
 context = next(row["context"] for row in facts("models") if row["model"] == price["model"])
 print(f"{price['model']} at {price['provider']}: {price['input_usd_per_million']} USD for a million tokens read")
 print(f"a million calendars read            tokens      USD   calendars in a context of {context:,}")
-for locale in ["en", "zh", "de", "hi", "sw", "am", max(qwen, key=qwen.get)]:
+known = [locale for locale in ["en", "zh", "de", "hi", "sw", "am"] if locale in qwen]
+for locale in [*known, max(qwen, key=qwen.get)]:
     cost = qwen[locale] * price["input_usd_per_million"]
     print(f"{language_name(locale):32} {qwen[locale]:9} {cost:8.2f} {context // qwen[locale]:12,}")
 

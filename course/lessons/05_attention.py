@@ -396,13 +396,14 @@ def gated(layer, x: torch.Tensor, theta: float, part: int) -> torch.Tensor:
 # head widths that are no power of two. In float32 only the order of additions may differ.
 
 # %%
-from transformers import Qwen3_5TextConfig, Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RotaryEmbedding
-from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5Attention, Qwen3_5TextRotaryEmbedding
+from transformers import Qwen3_5TextConfig, Qwen3_5TextModel, Qwen3Config, Qwen3Model
 
 from helpers.layers.attention import Attention
 from helpers.layers.gated_attention import GatedAttention
+from helpers.reference import parts_of
 
+Qwen3Attention, Qwen3Rotary = parts_of(Qwen3Model, "Qwen3Attention", "Qwen3RotaryEmbedding")
+Qwen3_5Attention, Qwen3_5Rotary = parts_of(Qwen3_5TextModel, "Qwen3_5Attention", "Qwen3_5TextRotaryEmbedding")
 THEIRS = {"query": "q_proj", "query_and_gate": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
 THEIRS |= {"query_norm": "q_norm", "key_norm": "k_norm"}
 sizes = dict(hidden_size=40, num_attention_heads=6, num_key_value_heads=2, head_dim=12)
@@ -419,7 +420,7 @@ def pair(ours, theirs, config):
         weight.copy_(torch.randn(weight.shape) / 4)
     ours.load_state_dict({name: theirs.state_dict()[f"{THEIRS[name[:-7]]}.weight"] for name in ours.state_dict()})
     config._attn_implementation = "eager"
-    rotary = (Qwen3RotaryEmbedding if config is plain else Qwen3_5TextRotaryEmbedding)(config)
+    rotary = (Qwen3Rotary if config is plain else Qwen3_5Rotary)(config)
 
     def run(x):
         barred = torch.full((len(x), len(x)), float("-inf")).triu(1)[None, None]

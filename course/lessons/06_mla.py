@@ -276,14 +276,16 @@ print(f"by formula: absorbed {2 * H * (2 * C + R)}, expanded {2 * H * (C * (K + 
 # The library's DeepSeek-V3 layer with the same random weights, at lengths 1, 31 and 33. It expands; you do both.
 
 # %%
-from transformers import DeepseekV3Config
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention, DeepseekV3RotaryEmbedding
+from transformers import DeepseekV3Config, DeepseekV3Model
 
+from helpers.reference import parts_of
+
+TheirAttention, TheirRotary = parts_of(DeepseekV3Model, "DeepseekV3Attention", "DeepseekV3RotaryEmbedding")
 sizes = dict(hidden_size=D, num_attention_heads=H, num_key_value_heads=H, q_lora_rank=12, kv_lora_rank=C)
 sizes |= dict(qk_nope_head_dim=K, qk_rope_head_dim=R, v_head_dim=V)
 config = DeepseekV3Config(**sizes, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
 config._attn_implementation = "eager"
-library, rotary_of = DeepseekV3Attention(config, 0).eval(), DeepseekV3RotaryEmbedding(config)
+library, rotary_of = TheirAttention(config, 0).eval(), TheirRotary(config)
 NAMES = {"q_a": "q_a_proj", "q_a_norm": "q_a_layernorm", "q_b": "q_b_proj", "kv_a": "kv_a_proj_with_mqa"}
 NAMES |= {"kv_a_norm": "kv_a_layernorm", "kv_b": "kv_b_proj", "output": "o_proj"}
 with torch.no_grad():

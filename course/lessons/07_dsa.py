@@ -272,11 +272,13 @@ for heads in (1, 2, 4, 16):
 # %%
 from transformers import DynamicCache
 
+from helpers.reference import with_cache
+
 theirs, ours = pair(*v32_kind, index_n_heads=4)
 ids = torch.randint(64, (2, LENGTH))
 cache, our_cache = DynamicCache(config=theirs.config), ours.new_cache()
 with torch.no_grad():
-    one_by_one = [theirs(token, past_key_values=cache).logits for token in ids.split(1, dim=1)]
+    one_by_one = [theirs(token, **with_cache(theirs, cache)).logits for token in ids.split(1, dim=1)]
     ours_by_one = [ours(token, our_cache) for token in ids.split(1, dim=1)]
     off = [(torch.cat(by_one, dim=1) - whole).abs().max() for by_one, whole in
            ((one_by_one, theirs(ids).logits), (ours_by_one, ours(ids)))]  # fmt: skip

@@ -356,21 +356,23 @@ print("rows of ones after three tokens:", kept[0, 0, :, 0].numpy().round(3))
 # divide queries by the root of their width inside; multiply it away.)
 
 # %%
-from transformers import logging
-from transformers.models.kimi_linear import modeling_kimi_linear as kimis
-from transformers.models.qwen3_5 import modeling_qwen3_5 as qwens
+from transformers import KimiLinearModel, Qwen3_5TextModel, logging
 
+from helpers.reference import parts_of
+
+RULES = parts_of(Qwen3_5TextModel, "torch_recurrent_gated_delta_rule", "torch_chunk_gated_delta_rule")
+KIMIS = parts_of(KimiLinearModel, "recurrent_kimi_delta_attention", "chunk_kimi_delta_attention")
 logging.set_verbosity_error()  # it would say that faster kernels exist
 print("tokens   recurrent  chunked    Kimi's     Kimi's chunked")
 for length in (1, 31, 33, 65, 130):
     q, k, v, g, beta, S = problem(length)
     asked = dict(initial_state=S, output_final_state=True)
     ours, row = in_chunks(q, k, v, g, beta, S), []
-    for rule in (qwens.torch_recurrent_gated_delta_rule, qwens.torch_chunk_gated_delta_rule):
+    for rule in RULES:
         row.append(max(map(max_error, ours, rule(q * 8**0.5, k, v, g, beta, **asked))))
     channels = -torch.rand_like(k)
     ours = kimi(q, k, v, channels, beta, S)
-    for rule in (kimis.recurrent_kimi_delta_attention, kimis.chunk_kimi_delta_attention):
+    for rule in KIMIS:
         row.append(max(map(max_error, ours, rule(q * 8**0.5, k, v, channels, beta, **asked))))
     print(f"{length:6}", "".join(f"   {error:.1e} " for error in row))
     assert max(row) <= 1e-5
@@ -382,7 +384,8 @@ from helpers.layers.delta import GatedDeltaNet
 from helpers.models.qwen3_5 import BLOCK
 
 heads = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=6)
-theirs = qwens.Qwen3_5GatedDeltaNet(Qwen3_5TextConfig(hidden_size=20, **heads), 0).eval()
+(TheirDeltaNet,) = parts_of(Qwen3_5TextModel, "Qwen3_5GatedDeltaNet")
+theirs = TheirDeltaNet(Qwen3_5TextConfig(hidden_size=20, **heads), 0).eval()
 weights = GatedDeltaNet(20, 2, 4, 8, 6, conv_width=4, epsilon=1e-6)
 for ours, published in BLOCK.items():
     if ours.startswith("delta."):

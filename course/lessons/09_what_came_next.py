@@ -468,8 +468,9 @@ print("load, known before anything runs:", table[token_ids].flatten().bincount(m
 # behind it, and far enough that the indexer must leave entries out.
 
 # %%
-from transformers import DeepseekV4Config
-from transformers.models.deepseek_v4 import modeling_deepseek_v4 as library
+from transformers import DeepseekV4Config, DeepseekV4Model
+
+from helpers.reference import parts_of
 
 THEIRS = {"query_down": "q_a_proj", "query_norm": "q_a_norm", "query_up": "q_b_proj", "key_norm": "kv_norm"}
 THEIRS |= {"key.": "kv_proj.", "output_down": "o_a_proj", "output_up": "o_b_proj"}
@@ -492,13 +493,14 @@ def their_name(name):
 
 # %%
 theirs_config = DeepseekV4Config(**to_hf(config), attn_implementation="eager")
-rotary_of = library.DeepseekV4RotaryEmbedding(theirs_config)
+TheirAttention, TheirRotary = parts_of(DeepseekV4Model, "DeepseekV4Attention", "DeepseekV4RotaryEmbedding")
+rotary_of = TheirRotary(theirs_config)
 
 
 @torch.no_grad()
 def from_library(name, x):
     number, places = list(KINDS).index(name), torch.arange(x.shape[1])[None]
-    module = library.DeepseekV4Attention(theirs_config, number).eval()
+    module = TheirAttention(theirs_config, number).eval()
     module.load_state_dict({their_name(key): weight for key, weight in layers[name].state_dict().items()})
     rotary = {kind: rotary_of(x, places, layer_type=kind) for kind in ("main", "compress")}
     barred = torch.zeros(x.shape[1], x.shape[1]).masked_fill(~in_window(x.shape[1], 5), float("-inf"))
@@ -528,8 +530,8 @@ with torch.no_grad():
 
 # %%
 streams = torch.randn(2, 9, 4, 20)
-theirs = library.DeepseekV4HyperConnection(theirs_config)
-router = library.DeepseekV4HashRouter(theirs_config)
+Streams, Table = parts_of(DeepseekV4Model, "DeepseekV4HyperConnection", "DeepseekV4HashRouter")
+theirs, router = Streams(theirs_config), Table(theirs_config)
 with torch.no_grad():
     for ours, name in ((hyper.weight, "fn"), (hyper.base, "base"), (hyper.scale, "scale")):
         getattr(theirs, name).copy_(ours.copy_(torch.randn(ours.shape)))

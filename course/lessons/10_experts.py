@@ -339,14 +339,15 @@ from transformers import AutoTokenizer
 from helpers.checkpoints import load as load_model
 from helpers.checkpoints import resolve
 from helpers.data import fact_line
-from helpers.data.languages import cldr_facts
 from helpers.moe.specialists import shares_by_class, specialisation, watch_choices
+from helpers.zoo.fact_data import facts
 
 folder = resolve(checkpoint, download=True)
 model, tokenizer = load_model(folder, torch.float32), AutoTokenizer.from_pretrained(folder)
 languages = ["de", "fr", "es", "pl", "tr", "vi", "ru", "el", "ar", "hi", "ja", "ko"]
 kept = languages[:4] if scale == "smoke" else languages
-texts = {code: "\n" + "".join(fact_line(f) + "\n" for f in cldr_facts(["month"], [code])) for code in kept}
+months = [fact for fact in facts() if fact.kind == "month"]
+texts = {code: "\n" + "".join(fact_line(f) + "\n" for f in months if f.locale == code) for code in kept}
 
 # %%
 KINDS = ["question", "= and what follows", "rest of the answer", "line end"]
@@ -413,14 +414,16 @@ show(draw.routing_map(by_language, list(ids), finding))
 # exactly, the output to 1e-5.
 
 # %%
-from transformers import DeepseekV3Config
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
+from transformers import DeepseekV3Config, DeepseekV3Model
+
+from helpers.reference import parts_of
 
 sizes = dict(hidden_size=48, moe_intermediate_size=20, n_routed_experts=12, num_experts_per_tok=3, n_group=4)
 config = DeepseekV3Config(
     **sizes, topk_group=2, n_shared_experts=1, routed_scaling_factor=2.5, experts_implementation="eager"
 )
-theirs = DeepseekV3MoE(config).eval()
+(TheirMoE,) = parts_of(DeepseekV3Model, "DeepseekV3MoE")
+theirs = TheirMoE(config).eval()
 for tensor in [*theirs.parameters(), *theirs.buffers()]:
     tensor.data.normal_(std=0.3)  # the bias too: at zero nobody would notice that it is missing
 

@@ -486,11 +486,13 @@ with torch.no_grad():
 # around it.
 
 # %%
-from transformers import GlmMoeDsaConfig, Qwen3_5TextConfig
+from transformers import GlmMoeDsaConfig, GlmMoeDsaModel, Qwen3_5TextConfig, Qwen3_5TextModel
 from transformers.modeling_layers import MtpLayer
-from transformers.models.glm_moe_dsa import modeling_glm_moe_dsa as glm
-from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
 
+from helpers.reference import parts_of, with_cache
+
+QWENS = parts_of(Qwen3_5TextModel, "Qwen3_5DecoderLayer", "Qwen3_5RMSNorm", "Qwen3_5TextRotaryEmbedding")
+GLMS = parts_of(GlmMoeDsaModel, "GlmMoeDsaDecoderLayer", "GlmMoeDsaRMSNorm", "GlmMoeDsaRotaryEmbedding")
 THEIR_NAMES = {"enorm": "token_norm", "hnorm": "hidden_norm", "post_norm": "norm", "eh_proj": "join"}
 plain = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, attn_implementation="eager")
 latent = dict(q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8)
@@ -503,7 +505,8 @@ qwen35 = Qwen3_5TextConfig(**plain, **kinds, rope_parameters=turned)
 
 # %%
 @torch.no_grad()
-def around(config, block, norm, rotary):
+def around(config, block, norm, rotary_of):
+    rotary = rotary_of(config)
     layer = MtpLayer(config, block, norm, 0).eval()
     for name, tensor in layer.state_dict().items():
         tensor.copy_(("norm" in name) + 0.3 * torch.randn(tensor.shape))
@@ -513,11 +516,11 @@ def around(config, block, norm, rotary):
     hidden, tokens, at = torch.randn(1, 9, 32), torch.randn(1, 9, 32), torch.arange(9)[None]
     mask = torch.full((1, 1, 9, 9), -torch.inf).triu(1)
     named = dict(position_embeddings=rotary(hidden, at), attention_mask=mask, position_ids=at)
-    wanted = layer(tokens, hidden, past_key_values=None, **named)
+    wanted = layer(tokens, hidden, **with_cache(layer, None), **named)
     return max_error(yours(hidden, tokens, **named), wanted), max_error(yours(tokens, hidden, **named), wanted)
 
 
-error, swapped = around(qwen35, qwen.Qwen3_5DecoderLayer, qwen.Qwen3_5RMSNorm, qwen.Qwen3_5TextRotaryEmbedding(qwen35))
+error, swapped = around(qwen35, *QWENS)
 print(f"Qwen3.5: {error:.1e}; with token and hidden state swapped {swapped:.1f}")
 assert error < 1e-5 < swapped
 
@@ -525,25 +528,25 @@ assert error < 1e-5 < swapped
 # A swap of token and hidden state is caught too. GLM-5 has a surprise.
 
 # %%
-parts = glm.GlmMoeDsaRMSNorm, glm.GlmMoeDsaRotaryEmbedding(glm5)
+TheirBlock, *others = GLMS
 try:
-    around(glm5, glm.GlmMoeDsaDecoderLayer, *parts)
+    around(glm5, *GLMS)
 except AttributeError as stopped:
     print("GLM-5 in transformers' MtpLayer:", stopped)
 
 
-class First(glm.GlmMoeDsaDecoderLayer):
+class First(TheirBlock):
     def forward(self, *args, **named):
         return super().forward(*args, **named)[0]  # without the tokens that it chose
 
 
-error, swapped = around(glm5, First, *parts)
+error, swapped = around(glm5, First, *others)
 print(f"GLM-5, its block made to give one thing: {error:.1e}; swapped {swapped:.1f}")
 assert error < 1e-5 < swapped
 
 # %% [markdown]
-# A GLM-5 block gives two things, the stream and the tokens that its attention chose, and `MtpLayer` expects one. In
-# the version that this course pins, transformers cannot run GLM-5's module; your class can. For Qwen3.5 it has the
+# A GLM-5 block gives two things, the stream and the tokens that its attention chose, and `MtpLayer` expects one. So
+# transformers 5.23 and 5.24 cannot run GLM-5's module; your class can. For Qwen3.5 it has the
 # layer and drops the weights: they are called `mtp.*` in the file, and loading ignores that name.
 #
 # ### The whole loop

@@ -335,8 +335,18 @@ if kernels_run:
 # %%
 from helpers.kernels import ahead
 
+
+def compiled() -> list:
+    """What the compiler made, or nothing and the reason."""
+    try:
+        return ahead.in_a_process_of_its_own(["rms_norm" if scale == "smoke" else "flash"])
+    except ValueError as why:
+        print(why)
+        return []
+
+
 if kernels_run:
-    for made in ahead.in_a_process_of_its_own(["rms_norm" if scale == "smoke" else "flash"]):
+    for made in compiled():
         takes = f"{made.registers:3} registers, {made.spilled_bytes} bytes put aside"
         print(f"{made.name:26} sm_{made.chip}: {takes}, {format_bytes(made.shared_bytes):>7} shared")
 

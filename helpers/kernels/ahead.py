@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import helpers.kernels
-from helpers.kernels.launch import INTERPRETED, Variant, triton
+from helpers.kernels.launch import FP_FUSION, INTERPRETED, Variant, triton
 
 REGISTERS_A_THREAD = 255
 SHARED_BYTES = {
@@ -54,7 +54,7 @@ def compile_for(name: str, variant: Variant, chip: int) -> Compiled:
         raise ValueError(f"{name} cannot be compiled: {why}")
     if chip not in variant.chips:
         raise ValueError(f"{name} is made for {', '.join(f'sm_{c}' for c in variant.chips)}, not for sm_{chip}")
-    options = {"num_warps": variant.warps, "num_stages": variant.stages}
+    options = {"num_warps": variant.warps, "num_stages": variant.stages, "enable_fp_fusion": FP_FUSION}
     made = triton.compile(source(variant), target=_target(chip), options=options)
     ptx = made.asm["ptx"]
     wgmma, mma = ptx.count("wgmma.mma_async"), ptx.count("mma.sync")
@@ -118,15 +118,18 @@ def _target(chip: int):
 
 def _assembled(ptx: str, chip: int) -> tuple[int, int]:
     """Registers a thread, and bytes that it stores for want of them, as NVIDIA's assembler says."""
-    import triton.backends.nvidia
+    from triton.backends.nvidia.compiler import get_ptxas  # Triton 3.9 brings two, and sm_90 needs the younger
 
-    assembler = Path(triton.backends.nvidia.__file__).parent / "bin" / "ptxas"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.ptx")
         file.write_text(ptx)
         arch = f"-arch=sm_{chip}{'a' if chip >= 90 else ''}"
-        command = [str(assembler), "-v", arch, str(file), "-o", str(file.with_suffix(".cubin"))]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        command = [get_ptxas(chip).path, "-v", arch, str(file), "-o", str(file.with_suffix(".cubin"))]
+        made = subprocess.run(command, capture_output=True, text=True)
+    if made.returncode:
+        why = (made.stderr.strip().splitlines() or ["nothing was said"])[0]
+        raise ValueError(f"NVIDIA's assembler refuses what Triton {triton.__version__} made for sm_{chip}: {why}")
+    said = made.stderr
     return int(re.search(r"Used (\d+) registers", said)[1]), int(re.search(r"(\d+) bytes spill stores", said)[1])
 
 

@@ -27,6 +27,7 @@ except ImportError:
 MOST_PROGRAMS = 65535  # on the second and third axis of a grid; CUDA's programming guide, table of capabilities
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTERPRETED = triton is not None and not isinstance(tl.sum, triton.JITFunction)
+FP_FUSION = True  # a * b + c in one rounding: Triton's default up to 3.9, which warns that 3.10 turns it round
 _counter: ContextVar[Counter | None] = ContextVar("launches", default=None)
 
 if triton is not None and triton.knobs.runtime.interpret and not INTERPRETED:
@@ -79,7 +80,8 @@ def launch(function: Callable, grid: tuple[int, ...], *arguments, warps: int = 4
     if (counter := _counter.get()) is not None:
         counter[function.__name__] += 1
     try:
-        function[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+        options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": FP_FUSION}
+        function[grid](*arguments, **constants, **options)
     except triton.OutOfResources as error:
         raise ValueError(f"{function.__name__} does not fit on this GPU with {constants}: {error}") from error
 

@@ -5,11 +5,12 @@ again, although a GPU's cache may serve it: so this is at least what ``cost`` sa
 loaded once.
 """
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from helpers.kernels.launch import INTERPRETED
+from helpers.kernels.launch import INTERPRETED, triton
 
 
 @dataclass
@@ -30,10 +31,7 @@ def counted_traffic() -> Iterator[Traffic]:
 
     Built in lesson 16.
     """
-    if not INTERPRETED:
-        raise ValueError("bytes of a kernel are counted in Triton's interpreter, and it is off")
-    from triton.runtime.interpreter import InterpreterBuilder as Builder
-
+    Builder = _builder()
     seen, load, store = Traffic(), Builder.create_masked_load, Builder.create_masked_store
 
     def counting_load(self, places, mask, *rest):
@@ -49,6 +47,17 @@ def counted_traffic() -> Iterator[Traffic]:
         yield seen
     finally:
         Builder.create_masked_load, Builder.create_masked_store = load, store
+
+
+def _builder() -> type:
+    """The class whose loads and stores the interpreter runs. Triton promises it to nobody, so it may be gone."""
+    if not INTERPRETED:
+        raise ValueError("bytes of a kernel are counted in Triton's interpreter, and it is off")
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    builder = getattr(interpreter, "InterpreterBuilder", None)
+    if not all(hasattr(builder, name) for name in ("create_masked_load", "create_masked_store")):
+        raise ValueError(f"Triton {triton.__version__} interprets in a way whose bytes are not counted; 3.7 to 3.9 are")
+    return builder
 
 
 def _bytes(places, mask) -> int:

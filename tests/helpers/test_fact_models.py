@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from drift import hold_to_record
 
+from helpers.data import ask
 from helpers.data.tasks import Rows
 from helpers.models.deepseek_v3 import DeepSeekV3
 from helpers.train import initialise
@@ -26,6 +28,17 @@ def test_the_small_control_has_what_a_token_uses_and_the_large_one_all():
     assert parameters(V3) - parameters(TOTAL) == routers
     unused = 2 * (V3.num_experts - V3.experts_per_token) * 3 * V3.width * V3.expert_width
     assert parameters(V3) - unused - parameters(ACTIVE) == routers
+
+
+def test_the_facts_that_were_learned_are_those_of_cldr():
+    learned, now = ({ask(fact): fact for fact in some} for some in (fact_data.facts(), fact_data.cldr_facts_now()))
+    assert len(learned) == len(fact_data.facts())
+    hold_to_record(now, learned, fact_data.RECORDED_WITH)
+    assert fact_data.facts() == fact_data.cldr_facts_now()  # in the same order: a recipe draws by it
+
+
+def test_the_file_of_facts_names_the_babel_that_it_came_from():
+    assert f"babel {fact_data.RECORDED_WITH['babel']} " in fact_data.FILE.read_text(encoding="utf-8")
 
 
 def test_facts_are_asked_as_they_are_told():

@@ -17,10 +17,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 STEPS = (
-    ("shapes", "units", "files", "device", "precision", "facts", "inside", "parts"),  # words
+    ("shapes", "units", "files", "device", "precision", "facts", "recorded", "inside", "parts"),  # words
     # evidence
     (
         "compare",
+        "reference",
         "measure",
         "data",
         "bpe",

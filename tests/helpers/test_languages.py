@@ -6,10 +6,13 @@ from dataclasses import replace
 import num2words
 import pytest
 from babel import Locale
+from drift import hold_to_record
 
 from helpers.data import answer_bytes, ask, cldr_facts, fact_line, language_corpus, number_words
 from helpers.data.languages import KINDS, NO_NAMES, Fact, locales, split_facts
 from helpers.zoo.tokenizer import train_tokenizer
+
+BABEL, NUM2WORDS = {"babel": "2.18.0"}, {"num2words": "0.5.14"}  # whose words stand below
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,8 @@ def test_there_are_more_than_a_hundred_thousand_facts_of_every_kind(facts):
     ],
 )
 def test_facts_that_a_person_knows_are_there(facts, line):
-    assert line in {fact_line(fact) for fact in facts}
+    question, answer = line.split("=")
+    hold_to_record({ask(fact): fact.answer for fact in facts if ask(fact) == question}, {question: answer}, BABEL)
 
 
 def test_a_question_has_one_answer_and_a_line_can_be_taken_apart(facts):
@@ -70,7 +74,8 @@ def test_names_are_those_that_babel_gives(facts):
 def test_regions_and_copies_of_another_locale_are_left_out(facts):
     assert all(Locale.parse(locale).territory is None for locale in locales())
     assert len({"nb", "no"} & set(locales())) == 1
-    assert not {"en_GB", "zh_Hans", "ht"} & set(locales())  # CLDR gives Haitian the French of Haiti
+    assert not {"en_GB", "zh_Hans"} & set(locales())
+    hold_to_record({"ht": "ht" in locales()}, {"ht": False}, BABEL)  # CLDR gives Haitian the French of Haiti
 
 
 def test_no_two_locales_agree_in_nine_facts_of_ten(facts):
@@ -140,16 +145,24 @@ def test_regional_numbers_are_there_when_asked_for():
 
 
 def test_every_converter_spells_what_is_promised():
-    assert {fact.locale for fact in number_words([0, 999], num2words.CONVERTER_CLASSES)} == set(
-        num2words.CONVERTER_CLASSES
-    )
+    codes = [*num2words.CONVERTER_CLASSES]
+    hold_to_record({code: _spells(code, [0, 999]) for code in codes}, dict.fromkeys(codes, True), NUM2WORDS)
 
 
 def test_a_number_or_language_that_is_not_spelled_is_refused():
-    with pytest.raises(ValueError, match="does not spell xx; it spells am, "):
+    with pytest.raises(ValueError, match=r"does not spell xx; it spells .*\bam, "):
         number_words([1], ["xx", "de"])
     with pytest.raises(ValueError, match="-1 is not spelled"):
         number_words([1, -1])
+
+
+def test_a_number_that_num2words_cannot_spell_is_named(monkeypatch):
+    def not_in_amharic(number, lang):
+        if lang == "am":
+            raise NotImplementedError(lang)
+        return str(number)
+
+    monkeypatch.setattr(num2words, "num2words", not_in_amharic)
     with pytest.raises(ValueError, match="no words for 1105 in am"):
         number_words([1105], ["am"])
 
@@ -163,6 +176,13 @@ def test_the_tokens_of_a_question_are_the_first_of_its_line(facts):
         assert line[: len(question)] == question, fact
     glued = [fact for fact in some if not _starts(tokenizer, ask(fact) + "=", fact_line(fact))]
     assert len(glued) > len(some) / 10
+
+
+def _spells(code: str, numbers: list[int]) -> bool:
+    try:
+        return len(number_words(numbers, [code])) == len(numbers)
+    except ValueError:
+        return False
 
 
 def _starts(tokenizer, question: str, line: str) -> bool:

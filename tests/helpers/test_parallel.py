@@ -1,8 +1,10 @@
 """The same twenty lines in more than 230 languages, each with its script and its English name."""
 
 import pytest
+from drift import hold_to_record
 
-from helpers.data.parallel import CALENDAR, SCRIPTS, calendar_texts, language_name, script
+from helpers.data.parallel import CALENDAR, SCRIPTS, calendar_texts, fingerprints, language_name, same_texts, script
+from helpers.facts import table
 
 
 def test_the_calendar_is_complete_in_more_than_two_hundred_and_thirty_languages():
@@ -13,10 +15,21 @@ def test_the_calendar_is_complete_in_more_than_two_hundred_and_thirty_languages(
 
 
 def test_lines_stand_in_the_order_of_the_week_and_the_year():
-    lines = calendar_texts(["en"])["en"].split("\n")
+    lines, german = (calendar_texts([locale])[locale].split("\n") for locale in ("en", "de"))
     assert (lines[0], lines[6], lines[7], lines[18]) == ("Monday", "Sunday", "January", "December")
-    assert lines[19] == "Thursday, February 5, 2026"
-    assert calendar_texts(["de"])["de"].split("\n")[19] == "Donnerstag, 5. Februar 2026"
+    dates = {"en": "Thursday, February 5, 2026", "de": "Donnerstag, 5. Februar 2026"}
+    hold_to_record({"en": lines[19], "de": german[19]}, dates, {"babel": "2.18.0"})
+
+
+@pytest.mark.parametrize("row", table("tokenizers"), ids=lambda row: row["tokenizer"])
+def test_the_calendars_whose_tokens_were_counted_are_those_of_babel(row):
+    assert row["calendar_tokens"].keys() == row["calendar_sha256"].keys()
+    hold_to_record(fingerprints(calendar_texts()), row["calendar_sha256"], row["recorded_with"])
+
+
+def test_a_text_is_the_recorded_one_to_the_letter_or_not_at_all():
+    recorded = fingerprints({"de": "Montag", "fr": "lundi", "it": "lunedì"})
+    assert same_texts({"xx": "lundi", "fr": "lundi", "de": "montag"}, recorded) == ["fr"]
 
 
 @pytest.mark.parametrize(

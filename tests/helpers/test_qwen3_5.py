@@ -26,6 +26,7 @@ from helpers.models.qwen3_5 import (
     published_name,
 )
 from helpers.moe.router import softmax_top_k
+from helpers.reference import with_cache
 
 DENSE = Config(
     vocab_size=97, width=32, num_blocks=4, layer_kinds=(DELTA, DELTA, DELTA, ATTENTION),
@@ -202,7 +203,7 @@ def test_reading_with_a_cache_is_transformers_reading_with_its_own(config):
     cache = model.new_cache()
     assert max_error(model(ids[:, :66], cache), first.logits) <= 1e-4
     for t in range(66, 70):
-        step = theirs(ids[:, t : t + 1], past_key_values=first.past_key_values)
+        step = theirs(ids[:, t : t + 1], **with_cache(theirs, first.past_key_values))
         assert max_error(model(ids[:, t : t + 1], cache), step.logits) <= 1e-4
 
 

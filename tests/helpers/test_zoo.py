@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+from drift import hold_to_record
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from helpers import zoo
 from helpers.checkpoints import load
+from helpers.data import python_corpus
 from helpers.data.digits import shown
 from helpers.generate import generate
 from helpers.losses import nats_of_answers
@@ -77,8 +79,24 @@ def test_a_model_is_what_its_recipe_says(name):
 
 @EVERY
 def test_the_tokenizer_is_what_its_recipe_learns(name):
-    if name != "tiny-qwen3":  # whose text is the standard library of the Python that runs
-        assert shipped_tokenizer(name).to_str() == recipe(name).tokenizer().to_str()
+    card, text = read(name), recipe(name).tokenizer().to_str() + "\n"
+    versions = {"tokenizers": card["versions"]["tokenizers"]}
+    if name == "tiny-qwen3":  # whose text is the standard library of the Python that runs
+        versions["python"] = card["machine"]["python"]
+        found = sum(len(text.encode()) for text in python_corpus().train.values())
+        if (
+            found != card["corpus"]["train_bytes"]
+        ):  # builds of one version differ too: conda adds files, Debian mends some
+            pytest.skip(f"{found:,} bytes of Python's own source here, recorded with {card['corpus']['train_bytes']:,}")
+    written = (zoo.folder(name) / "tokenizer.json").read_text(encoding="utf-8")
+    hold_to_record(learned(text), learned(written), versions)
+    hold_to_record({"text": text}, {"text": written}, versions)  # each release may write the same in its own way
+
+
+def learned(text: str) -> dict:
+    """Tokens by their text, and merges by their place, of a ``tokenizer.json``."""
+    model = json.loads(text)["model"]
+    return {**model["vocab"], **dict(enumerate(model["merges"]))}
 
 
 @EVERY
