@@ -32,9 +32,9 @@ def main(argv):
         print(USAGE)
         return 0
     if command == "doctor" and sys.version_info >= bootstrap.OLDEST and not environment_is_ready():
-        from course import doctor  # tells what is wrong in whatever Python is here; installs nothing
+        from course import cli
 
-        return doctor.main(argv[1:])
+        return cli.main(argv)  # it tells what is wrong in whatever Python is here, and installs nothing
     try:
         python = bootstrap.ensure(test=command == "test")
     except bootstrap.SetupError as error:

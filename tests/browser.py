@@ -151,7 +151,13 @@ def _is_outside(url: str) -> bool:
 
 
 def saved(page) -> dict:
-    """The open notebook as a save writes it, with the text of each cell as the list of lines that a file has."""
+    """The open notebook as a save writes it, with the text of each cell as the list of lines that a file has.
+
+    JupyterLab writes down what the kernel says of itself as soon as it knows it, which is a moment after it is idle.
+    """
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.content.model.getMetadata('language_info')?.version", timeout=60000
+    )
     path = page.evaluate("""async () => { await window.jupyterapp.commands.execute('docmanager:save');
         return window.jupyterapp.shell.currentWidget.context.path }""")
     return page.evaluate("""async path => (await (await fetch('/files/' + path + '?' + Date.now())).json())""", path)
