@@ -8,6 +8,7 @@ from with_images import joined, padded
 from helpers.compare import max_error
 from helpers.drafts import NGram, SmallModel
 from helpers.generate import generate
+from helpers.reference import with_cache
 from helpers.speculative import speculate
 
 CONFIGS = {f"Qwen3.5, {name}": config for name, config in QWEN3_5.items()}
@@ -134,7 +135,7 @@ class Insists(torch.nn.Module):
 def their_steps(theirs: torch.nn.Module, ids: torch.Tensor, new: torch.Tensor, images: dict | None) -> torch.Tensor:
     """transformers' logits at tokens that are read one by one behind a prompt."""
     memory = theirs(ids, use_cache=True, **told(theirs, ids), **(images or {})).past_key_values
-    steps = [theirs(token, past_key_values=memory, use_cache=True).logits for token in new.split(1, dim=1)]
+    steps = [theirs(token, use_cache=True, **with_cache(theirs, memory)).logits for token in new.split(1, dim=1)]
     return torch.cat(steps, dim=1)
 
 
