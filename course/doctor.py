@@ -31,6 +31,7 @@ from course.machine import (
     home_that_can_be_written,
     installed,
     physical_memory,
+    pinned,
     requirements,
     seconds_of,
     within,
@@ -190,15 +191,11 @@ def check_pins(shown: int = 4) -> Iterator[Finding]:
     if installed("packaging") is None:
         yield absent("pins", "not looked at: nothing is installed yet")
         return
-    from packaging.requirements import Requirement
-
-    lines = (PINS / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    here = {pin.name: pin for pin in pins if installed(pin.name) and (not pin.marker or pin.marker.evaluate())}
+    here = {name: version for name, version in pinned(PINS / "constraints.txt").items() if installed(name)}
     moved = [
-        f"{name} {installed(name)} (pinned {str(pin.specifier).removeprefix('==')})"
-        for name, pin in here.items()
-        if not pin.specifier.contains(installed(name), prereleases=True)
+        f"{name} {installed(name)} (pinned {version})"
+        for name, version in here.items()
+        if installed(name).partition("+")[0] != version
     ]
     if moved:
         more = f" and {len(moved) - shown} more" if len(moved) > shown else ""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+from course.pip_install import plain
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -63,6 +65,16 @@ def requirements(file: Path = ROOT / "pyproject.toml") -> dict[str, str]:
     lines = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["dependencies"]
     parts = [re.fullmatch(r"([\w.-]+)\s*([^;]*?)\s*(;.*)?", line) for line in lines]
     return {part[1]: part[2] for part in parts if part}
+
+
+def pinned(file: Path) -> dict[str, str]:
+    """Package to its pinned version, for this Python and system. Needs ``packaging``, which every dependency brings."""
+    from packaging.requirements import Requirement
+
+    lines = file.read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    here = [pin for pin in pins if not pin.marker or pin.marker.evaluate()]
+    return {plain(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
 
 
 def within(version: str, bounds: str) -> bool:

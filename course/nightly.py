@@ -14,6 +14,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from course.machine import pinned
 from course.pip_install import PINS, REPOSITORY, plain
 
 FAILURES = REPOSITORY / "build" / "failures.json"  # which `course test` writes
@@ -22,16 +23,6 @@ Pairs = dict[str, tuple[str, str]]  # package -> (pinned version, version here)
 
 
 # ---------------------------------------------------------------- one job: what failed, and what moved
-
-
-def pinned() -> dict[str, str]:
-    """Package to its pinned version, for this Python and system."""
-    from packaging.requirements import Requirement
-
-    lines = (PINS / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    here = [pin for pin in pins if not pin.marker or pin.marker.evaluate()]
-    return {plain(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
 
 
 def installed() -> dict[str, str]:
@@ -87,7 +78,7 @@ def again(failure: dict) -> list[str]:
 
 def record(row: str, failures: list[dict], blame: bool = True) -> dict:
     """What one job tells the report."""
-    versions = moved(pinned(), installed())
+    versions = moved(pinned(PINS / "constraints.txt"), installed())
     guilty = []
     if failures and versions and blame:
         guilty = to_blame(list(versions), fails_with(failures[0], versions))

@@ -49,7 +49,7 @@ def test_moved_packages_are_those_that_are_here_at_another_version():
 
 
 def test_the_versions_of_this_environment_are_read_without_their_local_part():
-    here, pins = nightly.installed(), nightly.pinned()
+    here, pins = nightly.installed(), nightly.pinned(nightly.PINS / "constraints.txt")
     assert here["torch"] == pins["torch"] or "+" not in here["torch"]
     assert len(here.keys() & pins.keys()) > 100
 
@@ -85,7 +85,7 @@ def test_each_question_starts_from_the_pins(monkeypatch):
 
 
 def test_a_record_names_failures_and_what_moved(tmp_path, monkeypatch):
-    monkeypatch.setattr(nightly, "pinned", lambda: {"babel": "2.18.0"})
+    monkeypatch.setattr(nightly, "pinned", lambda file: {"babel": "2.18.0"})
     monkeypatch.setattr(nightly, "installed", lambda: {"babel": "2.19.0"})
     monkeypatch.setattr(nightly, "fails_with", lambda first, versions: lambda some: bool(some) and first == TEST)
     found = nightly.record("highest", [TEST, LESSON])
