@@ -18,14 +18,14 @@ from helpers.shapes import Tensor
 BEFORE = "\n"  # a line end stands before nearly every question that the model has read
 
 
-def share_recalled(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact], batch: int = 256) -> float:
+def share_recalled(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact], batch: int = 64) -> float:
     """The share of ``facts`` that ``recalled`` finds; 0 to 1. Raises ValueError where there are none to ask."""
     if not facts:
         raise ValueError("there are no facts to ask for; at least one is needed")
     return sum(recalled(model, tokenizer, facts, batch)) / len(facts)
 
 
-def recalled(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact], batch: int = 256) -> list[bool]:
+def recalled(model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact], batch: int = 64) -> list[bool]:
     """For each fact: does the model, given ``de|FR``, go on with ``=Frankreich`` and a line end, and nothing else?
 
     It takes the most likely token each time. ``model`` is anything that ``generate`` takes, on any device; questions of
