@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from course.results import SCALES
+from course.running.results import SCALES
 from helpers.checkpoints.hub import HUB_ID, resolve
 from helpers.device import pick
 

@@ -38,7 +38,7 @@ from course.machine import (
 )
 from course.pip_install import PINS
 from course.platforms import unsupported
-from course.results import MEMORY_LIMIT_BYTES
+from course.running.results import MEMORY_LIMIT_BYTES
 
 ZOO_MODEL = "tiny-qwen3"
 PORT = 8888  # JupyterLab's own default
@@ -348,7 +348,7 @@ def diagnose() -> list[Finding]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
         warnings.simplefilter("ignore")
         try:
-            from helpers.sockets import watch_sockets as watch
+            from helpers.measure.sockets import watch_sockets as watch
         except ImportError:
             watch = contextlib.nullcontext
         with watch() as seen:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from course.authoring.syllabus import syllabus
 from course.sources import REPOSITORY
-from course.syllabus import syllabus
 
 
 def command(port: int, browser: bool, lesson: Path) -> list[str]:

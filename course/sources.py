@@ -13,9 +13,9 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from course.files import read_text
+from helpers.files import read_text
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 LESSONS = REPOSITORY / "course" / "lessons"
 FORMAT = "py:percent"
 NEW_CELL = {

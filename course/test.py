@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from course.nightly import FAILURES
 from course.sources import REPOSITORY
+from course.upkeep.nightly import FAILURES
 from helpers.files import write_whole
 
 STEPS = {
@@ -35,7 +35,9 @@ INTERRUPTED = 130  # what a shell reports after Ctrl-C
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SUMMARY = re.compile(r"^=+ short test summary info =+$", re.M)  # pytest's own list, near the end of what it says
 _TEST = re.compile(r"^(?:FAILED|ERROR) .+", re.M)
-_LESSON = re.compile(r"^FAILED \d\d_\S*?(?:, cell \d+)?: .+", re.M)  # as course.results.Failure begins its report
+_LESSON = re.compile(
+    r"^FAILED \d\d_\S*?(?:, cell \d+)?: .+", re.M
+)  # as course.running.results.Failure begins its report
 # Of such a line: a test with its parameters, less pytest's message; or a lesson, less its cell
 _NAME = re.compile(r"(?:FAILED |ERROR )?(\d\d_\w+|.+?(?:\[.*?\])?)(?:(?: - |, cell |: ).*)?$")
 
@@ -119,7 +121,7 @@ def scale_of(step: str, scale: str) -> str:
 
 
 def keep(outcomes: list[Outcome]) -> None:
-    """Leave the failures in build/ for `course.nightly`; a folder that cannot be written costs no test its result."""
+    """Leave the failures in build/ for `course.upkeep.nightly`; no test fails for want of a disk."""
     try:
         write_whole(FAILURES, json.dumps(as_records(outcomes), indent=1))
     except OSError as error:

@@ -1,28 +1,54 @@
-"""Text files that are written whole or not at all, and never over a file that this user may not change."""
+"""Text files: read with the file's name in every complaint, written whole or not at all, several of them all or none."""
 
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path`, whose folder is made: a reader never sees half a file.
-
-    A file that may not be read or written stays: moving another into its place asks the folder's leave, not the file's.
-    Raises OSError that names `path`; then it holds what it held.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, a byte order mark left out and line ends made one kind. Raises ValueError, OSError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        refuse_where_not_ours(path)
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(f"{path} is not UTF-8 text: byte 0x{byte:02x} at position {error.start}") from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path`, whose folder is made: a reader never sees half a file. Raises as `write_texts`."""
+    write_texts({path: text})
+
+
+def write_texts(texts: dict[Path, str]) -> None:
+    """Write every text or none: all of them are whole and beside their files before the first takes its place.
+
+    A file keeps its mode, a link stays a link, and a file that may not be read or written stays as it is: a rename asks
+    the folder's leave, not the file's. Raises OSError that names the file, with everything as it was.
+    """
+    parts = {path: path.resolve().with_name(f"{path.name}.{os.getpid()}.part") for path in texts}
+    path = None
+    try:
+        for path, part in parts.items():
+            _write_part(path.resolve(), part, texts[path])
+        for path, part in parts.items():
+            os.replace(part, path.resolve())
     except OSError as error:
-        with contextlib.suppress(OSError):  # where nothing could be written, nothing may be removable
-            part.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        for part in parts.values():
+            with contextlib.suppress(OSError):  # where nothing could be written, nothing may be removable
+                part.unlink(missing_ok=True)
+
+
+def _write_part(path: Path, part: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_where_not_ours(path)
+    part.write_text(text, encoding="utf-8", newline="")
+    if path.exists():
+        shutil.copymode(path, part)
 
 
 def refuse_where_not_ours(path: Path) -> None:

@@ -6,22 +6,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from helpers.layers.cache import Cache
-from helpers.layers.rows import looking_is_free
-from helpers.prompts import Batch, Prompt, read_prompt, vocabulary
-from helpers.sampling import Whole, are_finite, chances, check_sampling, choose, drawn, is_whole
+from helpers.decoding.prompts import Batch, Prompt, read_prompt, vocabulary
+from helpers.decoding.request import Interrupted, check_request, seeded
+from helpers.decoding.sampling import Whole, are_finite, check_sampling, choose
+from helpers.decoding.stopping import Decoder, Ends, Eos
+from helpers.layers.kv_cache import Cache
+from helpers.layers.ragged import looking_is_free
 from helpers.shapes import Float, Int, Tensor
-from helpers.stopping import Decoder, Ends, Eos
-
-__all__ = ["Interrupted", "chances", "check_request", "choose", "drawn", "generate"]  # what lessons take from here
-
-
-class Interrupted(ValueError):
-    """Writing broke off; ``token_ids`` are the prompts and what was written until then, ``lengths`` tokens per row."""
-
-    def __init__(self, why: str, token_ids: Int[Tensor, "B T_and_new"], lengths: list[int]):
-        super().__init__(f"{why} (kept in token_ids: {max(lengths)} tokens written before)")
-        self.token_ids, self.lengths = token_ids, lengths
 
 
 @torch.no_grad()
@@ -50,7 +41,7 @@ def generate(
     side, each row gets what it gets alone. ``images`` is what a model that sees takes with the prompt.
     ``temperature`` 0 takes the most likely token; above 0 it draws from softmax(logits / temperature), the same draws
     for the same ``seed`` and batch, and ``top_k``, ``top_p`` and ``min_p`` leave out unlikely tokens first
-    (``helpers.sampling``). ``stream`` is called with the newest token of each row as soon as it is known.
+    (``helpers.decoding.sampling``). ``stream`` is called with the newest token of each row as soon as it is known.
     A row ends with a token of ``eos``, one id or several, or with the token that completes a string of ``stop`` in
     what it wrote, as ``tokenizer`` decodes it. Behind its end it is filled with ``pad`` (default: the first ``eos``,
     else the tokenizer's padding). When all rows have ended, so does the text.
@@ -148,16 +139,3 @@ def _next_logits(model: nn.Module, prompt: Batch, cache: object, text: Text) -> 
             return model(newest, cache=cache)[:, -1]
         except ValueError as error:
             raise text.interrupted(str(error)) from error
-
-
-def seeded(seed: Whole | None, token_ids: Int[Tensor, "B T"]) -> torch.Generator | None:
-    """A generator on the device of the tokens; None, which is torch's own, without a seed."""
-    return None if seed is None else torch.Generator(token_ids.device).manual_seed(int(seed))
-
-
-def check_request(max_new_tokens: Whole, seed: Whole | None) -> None:
-    """ValueError for a count of tokens or a seed that is none."""
-    if not is_whole(max_new_tokens) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}; a whole number, 0 or more, is allowed")
-    if seed is not None and not (is_whole(seed) and -(2**63) <= seed < 2**64):
-        raise ValueError(f"seed is {seed!r}; a whole number of 64 bits is allowed, or None")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from course.authoring.syllabus import fill_requirements
 from course.pip_install import CPU_WHEELS as CPU_INDEX
 from course.pip_install import PINS
-from course.syllabus import fill_requirements
 
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / "binder"

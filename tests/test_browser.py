@@ -6,10 +6,10 @@ Screenshots of every lesson, light and dark, go to build/screenshots/ for people
 import json
 from pathlib import Path
 
-import browser as lab
 import pytest
+from support import browser as lab
 
-from course.build import notebook, targets
+from course.authoring.build import notebook, targets
 from course.sources import REPOSITORY, sources
 
 pytestmark = [

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from course.authoring.syllabus import fill_readme
 from course.bootstrap import OLDEST
 from course.cli import COMMANDS
-from course.lock import RESOLUTIONS
 from course.sources import cells, sources
-from course.syllabus import fill_readme
 from course.test import STEPS
+from course.upkeep.lock import RESOLUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,19 +33,22 @@ LARGEST_TREE_BYTES, LARGEST_FILE_BYTES = 20_000_000, 10_000_000
 # Dependencies that no file imports: where their use can be seen, and by what words.
 USED_BY_NAME = {
     "accelerate": ("helpers/quant/audit.py", "load_in_4bit=True"),  # transformers asks for it there
-    "numpy": ("helpers/train.py", ".numpy()"),  # torch hands its tensors to it
+    "numpy": ("helpers/training/train.py", ".numpy()"),  # torch hands its tensors to it
     "jupyterlab": ("course/lab.py", '"jupyterlab"'),
-    "ipykernel": ("course/build.py", '"kernelspec"'),
+    "ipykernel": ("course/authoring/build.py", '"kernelspec"'),
     "jupyterlab-execute-time": ("course/doctor.py", "jupyterlab-execute-time"),
     "jupyter-resource-usage": ("course/doctor.py", "jupyter-resource-usage"),
     "pytest-xdist": ("course/test.py", '"-n"'),
     "pytest-timeout": ("pyproject.toml", "timeout"),
     "ruff": ("course/test.py", '"ruff"'),
     "beartype": ("tests", "beartype"),
-    "efficient-engines": ("tests/course/test_site.py", "course.site"),  # itself, with the extra that the test needs
+    "efficient-engines": (
+        "tests/course/site/test_site.py",
+        "course.site",
+    ),  # itself, with the extra that the test needs
     "myst-nb": ("course/site/build.py", '"myst_nb"'),
     "furo": ("course/site/build.py", '"furo"'),
-    "uv": ("course/lock.py", 'shutil.which("uv")'),
+    "uv": ("course/upkeep/lock.py", 'shutil.which("uv")'),
 }
 
 
@@ -85,7 +88,7 @@ def test_the_example_is_as_short_as_it_says_and_runs_without_reaching_for_the_ne
     (example,) = code_blocks("python")
     assert "A model in seven lines" in README
     assert len([line for line in example.splitlines() if line.strip()]) == 7
-    guarded = f"from helpers.sockets import watch_sockets\nwith watch_sockets() as seen:\n{indented(example)}"
+    guarded = f"from helpers.measure.sockets import watch_sockets\nwith watch_sockets() as seen:\n{indented(example)}"
     program = f"{guarded}\nassert not seen.attempts, seen.attempts\n"
     environment = {**os.environ, "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     environment.pop("HF_HUB_OFFLINE", None)  # a learner has not set it either
@@ -247,14 +250,14 @@ def test_every_night_runs_with_the_pins_the_lowest_and_the_newest_versions_on_th
 def test_a_night_is_told_in_one_issue_by_a_job_that_may_do_no_more():
     content = workflow(ROOT / ".github/workflows/nightly.yml")
     record = next(
-        step for step in content["jobs"]["lessons"]["steps"] if "course.nightly record" in step.get("run", "")
+        step for step in content["jobs"]["lessons"]["steps"] if "course.upkeep.nightly record" in step.get("run", "")
     )
     assert record["if"] == "always()"
     job = content["jobs"]["issue"]
     assert job["needs"] == "lessons"
     assert "always()" in job["if"]  # a night that passed closes the issue
     assert job["permissions"] == {"contents": "read", "issues": "write"}
-    assert "course.nightly issue" in job["steps"][-1]["run"]
+    assert "course.upkeep.nightly issue" in job["steps"][-1]["run"]
 
 
 def test_every_week_the_pins_are_renewed_and_offered_by_a_job_that_runs_nobodys_code():
@@ -391,7 +394,7 @@ def test_no_file_names_a_package_registry_except_torchs_own_index_where_it_is_ne
     may_name_index = {
         "binder/requirements.txt",
         "course/pip_install.py",
-        "course/syllabus.py",
+        "course/authoring/syllabus.py",
         ".github/workflows/nightly.yml",
         "tests/test_binder.py",
     }

@@ -4,7 +4,7 @@ import math
 import random
 from numbers import Real
 
-from course.exercise import Exercise, Wrong, attempt, predict, reveal
+from course.exercise.exercise import Exercise, Wrong, attempt, predict, reveal
 
 __all__ = ["fastest", "matvec_intensity", "predict", "reveal", "ridge_batch", "tokens_per_s"]
 

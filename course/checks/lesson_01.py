@@ -4,9 +4,9 @@ import random
 from datetime import date, timedelta
 from numbers import Real
 
-from course.exercise import Exercise, Wrong, attempt, learner_store, predict, reveal
-from helpers.calibration import decompose as decompose_here
-from helpers.ledger import KINDS, ledger
+from course.exercise.exercise import Exercise, Wrong, attempt, learner_store, predict, reveal
+from helpers.claims.forecasts import decompose as decompose_here
+from helpers.claims.ledger import KINDS, ledger
 
 __all__ = ["ADVERT_PAGE", "SENTENCES", "TEN", "note", "noted", "predict", "reveal"]
 

@@ -5,8 +5,8 @@ import random
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, returned, reveal
-from helpers.checkpoints.plan import Plan, plan, published
+from course.exercise.exercise import Exercise, Wrong, attempt, predict, returned, reveal
+from helpers.planning.plan import Plan, plan, published
 from helpers.units import GB
 
 __all__ = ["active", "cache", "fits", "header", "predict", "reveal", "tied"]

@@ -2,7 +2,7 @@
 
 import torch
 
-from course.exercise import Exercise, Wrong, predict, returned, reveal
+from course.exercise.exercise import Exercise, Wrong, predict, returned, reveal
 from helpers.compare import randn
 from helpers.layers.attention import attend
 from helpers.layers.rope import angles, frequencies, rotate, rotate_first, rotate_neighbours

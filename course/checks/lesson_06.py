@@ -2,7 +2,7 @@
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, returned, reveal
+from course.exercise.exercise import Exercise, Wrong, attempt, predict, returned, reveal
 from helpers.compare import randn
 from helpers.layers.mla import absorbed, absorbing_pays
 from helpers.layers.rope import angles, frequencies, rotate, rotate_neighbours

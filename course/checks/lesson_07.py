@@ -5,7 +5,7 @@ import random
 
 import torch
 
-from course.exercise import Exercise, Wrong, predict, returned, reveal
+from course.exercise.exercise import Exercise, Wrong, predict, returned, reveal
 from helpers.layers.rope import angles, frequencies, rotate, rotate_neighbours
 
 __all__ = ["agrees", "blocks", "causal", "pays", "predict", "reveal", "select"]

@@ -4,7 +4,7 @@ from numbers import Integral
 
 import torch
 
-from course.exercise import Exercise, Wrong, predict, returned, reveal
+from course.exercise.exercise import Exercise, Wrong, predict, returned, reveal
 
 __all__ = ["attention_every", "capacity", "corrections", "predict", "reveal", "write"]
 

@@ -5,10 +5,10 @@ import random
 
 import torch
 
-from course.exercise import Exercise, Wrong, attempt, predict, returned, reveal
-from helpers.optim import orthogonalise
-from helpers.scaling import loss_at
-from helpers.training_bill import attention_flops, gpu_hours, six_nd
+from course.exercise.exercise import Exercise, Wrong, attempt, predict, returned, reveal
+from helpers.training.bill import attention_flops, gpu_hours, six_nd
+from helpers.training.optim import orthogonalise
+from helpers.training.scaling import loss_at
 
 __all__ = ["choose", "counted", "muon", "predict", "price", "reveal"]
 

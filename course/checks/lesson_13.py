@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from course.exercise import Exercise, Wrong, attempt, predict, returned, reveal
+from course.exercise.exercise import Exercise, Wrong, attempt, predict, returned, reveal
 from helpers.compare import randn
-from helpers.quant.floats import E4M3, round_to_kind
-from helpers.quant.fp4 import pack_fp4, unpack_fp4
-from helpers.quant.integers import from_codes, grid_of, round_to
+from helpers.quant.formats.floats import E4M3, round_to_kind
+from helpers.quant.formats.fp4 import pack_fp4, unpack_fp4
+from helpers.quant.formats.integers import from_codes, grid_of, round_to
 
 __all__ = ["bits", "e4m3", "int8", "lossless", "pack", "power", "predict", "reveal", "values"]
 

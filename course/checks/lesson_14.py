@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from course.exercise import Exercise, Wrong, predict, returned, reveal, tensor
+from course.exercise.exercise import Exercise, Wrong, predict, returned, reveal, tensor
 from helpers.compare import randn
-from helpers.quant.awq import stretch
-from helpers.quant.gptq import gptq, inverse_factor
-from helpers.quant.inputs import Inputs
-from helpers.quant.integers import from_codes, grid_of, round_to
+from helpers.quant.formats.integers import from_codes, grid_of, round_to
+from helpers.quant.methods.awq import stretch
+from helpers.quant.methods.gptq import gptq, inverse_factor
+from helpers.quant.methods.input_statistics import Inputs
 
 __all__ = ["cost", "harm", "order", "predict", "reveal", "search", "step"]
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from course.exercise import Exercise, Wrong, attempt, predict, returned, reveal
+from course.exercise.exercise import Exercise, Wrong, attempt, predict, returned, reveal
 from helpers.compare import randn
 from helpers.kernels.launch import INTERPRETED, launch, tile, triton
-from helpers.quant.formats import encode
+from helpers.quant.formats.named import encode
 
 __all__ = ["floor", "int4", "predict", "reveal", "tiles", "until"]
 

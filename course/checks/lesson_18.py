@@ -5,9 +5,9 @@ import random
 import torch
 from torch import Tensor
 
-from course.exercise import Exercise, Wrong, predict, returned, reveal
+from course.exercise.exercise import Exercise, Wrong, predict, returned, reveal
 from helpers.compare import randn
-from helpers.speculative import residual as residual_by_helper
+from helpers.decoding.speculative import residual as residual_by_helper
 
 __all__ = ["batch", "best", "biased", "predict", "residual", "reveal", "stay", "window"]
 

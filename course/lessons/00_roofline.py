@@ -463,7 +463,7 @@ if "nvidia-h200" not in records:
 # 3. Make the layer narrow (128) at a large batch. Why does the diamond stop short of where a wide one stands?
 
 # %%
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 
 def one_layer(batch, width, bits):

@@ -26,12 +26,12 @@ import torch
 
 from course.begin import begin
 from course.checks import lesson_01 as check
-from helpers.calibration import brier, calibration_curve
+from helpers.claims.forecasts import brier, calibration_curve
+from helpers.claims.ledger import as_text, ledger, scorable, select
 from helpers.facts import table
-from helpers.ledger import as_text, ledger, scorable, select
 from helpers.plots import claims as plots
 from helpers.plots import show
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 device = begin(scale, checkpoint, device, seed)
 
@@ -149,8 +149,8 @@ print(Claim("A token uses 2 of its 64 experts.", "fact", "read the config", prio
 
 # %% [markdown]
 # `frozen=True` matters: a *prior*, the probability from before the test, is worth nothing when it can be changed after
-# it. `helpers/ledger.py` reads claims and verdicts from two files for the same reason. A claim that documents had
-# settled before we wrote it down carries no prior of ours at all.
+# it. `helpers/claims/ledger.py` reads claims and verdicts from two files for the same reason. A claim that documents
+# had settled before we wrote it down carries no prior of ours at all.
 
 # %% [markdown]
 # ### 2. From "more efficient" to something that can fail

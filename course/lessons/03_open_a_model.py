@@ -175,7 +175,7 @@ for name in list(header)[:4]:
 # its first byte to its last.
 
 # %%
-from helpers.parts import part
+from helpers.models.components import part
 
 places = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
 runs = [(part(name), row["data_offsets"][1] - row["data_offsets"][0]) for name, row in places]
@@ -491,7 +491,7 @@ for what, peak in {"opened": opening, "one tensor": touching, "all tensors": fin
 # every use of a socket before it happens, the refused ones too; `watch_sockets` writes the addresses down.
 
 # %%
-from helpers.sockets import watch_sockets
+from helpers.measure.sockets import watch_sockets
 
 with watch_sockets() as seen:
     again = family.from_pretrained(folder, dtype="auto").eval()
@@ -528,8 +528,8 @@ print("the control saw:", control.loopback + control.attempts)
 # experts not chosen.
 
 # %%
-from helpers.checkpoints.plan import plan, published
 from helpers.facts import table as facts
+from helpers.planning.plan import plan, published
 
 rows = [row for row in facts("models") if "config" in row]
 plans = {row["model"]: plan(published(row["config"])) for row in rows}
@@ -631,7 +631,7 @@ for name, p in plans.items():
 # note.
 
 # %%
-from helpers.ledger import claim
+from helpers.claims.ledger import claim
 
 yours = {
     "nothing-sent-back": f"{len(seen.attempts)} attempts to reach another machine",
@@ -651,8 +651,8 @@ for id, measured in yours.items():
 #    looking at the cache alone (the legend gives its size).
 
 # %%
-from helpers.checkpoints.plan import BITS
-from helpers.widgets import Choice, Slider, explore
+from helpers.planning.plan import BITS
+from helpers.plots.widgets import Choice, Slider, explore
 
 
 def machine(model, format, context, memory):

@@ -492,7 +492,7 @@ for locale in [*known, max(qwen, key=qwen.get)]:
 # The article reports that Qwen3.5 handles about two hundred languages. What does this lesson settle?
 
 # %%
-from helpers.ledger import claim
+from helpers.claims.ledger import claim
 
 entry = claim("many-languages")
 whole = sum(tokenizer.decode(cut[locale].input_ids) == normal(text) for locale, text in calendars.items())
@@ -514,7 +514,7 @@ for verdict in entry.verdicts[-1:]:
 # 3. Find a language for which even the balanced tokenizer cuts inside characters (hex instead of letters).
 
 # %%
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 locale_of = {name: locale for locale, name in sorted(names.items(), key=lambda entry: entry[1])}
 kinds = {"Python": learned[0], "balanced": learned[1]}

@@ -34,8 +34,8 @@ from course.begin import begin
 from course.checks import lesson_05 as check
 from helpers.checkpoints import load, resolve
 from helpers.compare import max_error
-from helpers.plots import attention as draw
 from helpers.plots import show
+from helpers.plots.layers import attention as draw
 
 device = begin(scale, checkpoint, device, seed)
 folder = resolve(checkpoint, download=True)
@@ -609,7 +609,7 @@ assert formula == cache.bytes()
 # every fourth layer keeps keys and values; the others keep a state of constant size (lesson 08).
 
 # %%
-from helpers.checkpoints.plan import plan, published
+from helpers.planning.plan import plan, published
 from helpers.units import format_bytes
 
 NAMES = {"Qwen3-0.6B": "qwen3-0.6b", "Qwen3.5-0.8B": "qwen3_5-0.8b", "Qwen3.5-35B-A3B": "qwen3_5-35b-a3b"}
@@ -661,7 +661,7 @@ print(recorded_text("generate"))
 # 3. Find two models whose published caches lie close together, though one is many times larger.
 
 # %%
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 
 def growth(model, kv_heads, context):

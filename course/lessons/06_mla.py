@@ -32,8 +32,8 @@ from course.begin import begin
 from course.checks import lesson_06 as check
 from helpers.checkpoints import load, resolve
 from helpers.compare import max_error
-from helpers.plots import attention as draw
 from helpers.plots import show
+from helpers.plots.layers import attention as draw
 
 device = begin(scale, checkpoint, device, seed)
 folder = resolve(checkpoint, download=True)
@@ -346,7 +346,7 @@ for t in (0, 1, 32):
 # key/value heads of the same widths (lesson 05's way). Third: latent and turned key.
 
 # %%
-from helpers.checkpoints.plan import plan, published
+from helpers.planning.plan import plan, published
 
 plans = {name: plan(published(file)) for name, file in [("DeepSeek-V3", "deepseek_v3"), ("Kimi-K2.5", "kimi_k25")]}
 plans["GLM-5"] = plan(published("glm5"))
@@ -569,7 +569,7 @@ show(draw.seconds_by(queries, rows, {}, "queries at once", f"The lines cross {fo
 
 # %%
 from helpers.models.qwen3 import Qwen3
-from helpers.plots import latent as draw_latent
+from helpers.plots.layers import latent as draw_latent
 
 model = load(folder, torch.float32, device)
 if not isinstance(model, Qwen3):
@@ -667,7 +667,7 @@ print(recorded_text("latent-decode"))
 # 3. Lower the rank until the numbers kept a token are a quarter of keys and values. How large is the error?
 
 # %%
-from helpers.widgets import Slider, explore
+from helpers.plots.widgets import Slider, explore
 
 
 def cut(layer, rank):

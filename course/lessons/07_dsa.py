@@ -30,8 +30,8 @@ import torch
 
 from course.begin import begin
 from course.checks import lesson_07 as check
-from helpers.plots import dsa as draw
 from helpers.plots import show
+from helpers.plots.layers import dsa as draw
 from helpers.units import format_flops, format_seconds
 
 machine = begin(scale, checkpoint, device, seed)
@@ -348,8 +348,8 @@ print(f"rows before a change move by: {probe:.0e}")
 # GLM-5.2, in which the second block has no indexer and reads what the first chose (**IndexShare**).
 
 # %%
-from helpers.dsa_training import dense_logits
 from helpers.generate import generate
+from helpers.training.indexers.dsa import dense_logits
 
 glm = (glm5, glm5.GLM5, GlmMoeDsaForCausalLM, GlmMoeDsaConfig)
 models = {"DeepSeek-V3.2": v32, "GLM-5": pair(*glm), "GLM-5.2": pair(*glm, indexer_types=["full", "shared"])}
@@ -498,11 +498,19 @@ for block in ours.blocks:
 # %%
 from transformers import AutoTokenizer
 
-from helpers.budgets import at_random, dense_reads, in_blocks, largest_shares, mass_kept, newest, reading
 from helpers.checkpoints import load, resolve
 from helpers.data import batches, python_corpus
-from helpers.indexed_qwen3 import Indexers, sparse_loss, warm_up_loss
-from helpers.train import Settings, bits_per_byte, train
+from helpers.training.indexers.budgets import (
+    at_random,
+    dense_reads,
+    in_blocks,
+    largest_shares,
+    mass_kept,
+    newest,
+    reading,
+)
+from helpers.training.indexers.qwen3 import Indexers, sparse_loss, warm_up_loss
+from helpers.training.train import Settings, bits_per_byte, train
 
 folder = resolve("zoo:tiny-qwen3" if checkpoint == "zoo" else checkpoint, download=True)
 model = load(folder, torch.float32, machine).requires_grad_(False)
@@ -596,9 +604,9 @@ for name in rules:
 # asks for it. Four such pairs are hidden among words that mean nothing.
 
 # %%
-from helpers.budgets import own_indexer
 from helpers.data import tasks
-from helpers.zoo.task_evidence import examples
+from helpers.training.indexers.budgets import own_indexer
+from helpers.zoo.evidence.tasks import examples
 
 searcher = load("zoo:tiny-glm5", torch.float32, machine)
 word_tokenizer = AutoTokenizer.from_pretrained(resolve("zoo:tiny-glm5")).backend_tokenizer
@@ -642,7 +650,7 @@ print(f"dense twin, reading everything: {twin_found:.0f} %; sparse model, readin
 
 # %% [markdown]
 # Compare the two numbers before you believe either: both models were trained on this task, and it asks for four words.
-# The recipe is in `helpers/zoo/task_models.py`, if you want to ask for more.
+# The recipe is in `helpers/zoo/recipes/tasks.py`, if you want to ask for more.
 #
 # ### The wrong pairs, in a trained model
 #
@@ -665,7 +673,7 @@ print(f"with the right pairs {kept(indexers.scores, budget):.0f} %, with the wro
 # mistaken for better choosing.
 
 # %%
-from helpers.train import loss_of
+from helpers.training.train import loss_of
 
 few, tight = {"smoke": 2, "laptop": 12, "full": 200}[scale], 8
 sparse_pair = nn.ModuleDict({"model": load(folder, torch.float32, machine), "indexers": Indexers(model, 8, tight)})
@@ -700,7 +708,7 @@ print(f"  after {few:3} dense steps instead {read_sparsely(control, indexers):.4
 # token that many queries read; the band of the window is what the other two give up for such lines.
 
 # %%
-from helpers.budgets import chosen_by, mask_of
+from helpers.training.indexers.budgets import chosen_by, mask_of
 
 sight = 64 if smoke else 128
 text_reads = dense_reads(model, unseen_ids[:1, :sight])
@@ -774,8 +782,8 @@ their_layer.indexer.index_topk = our_layer.indexer.k = K
 # indexer costs each index head one short product. `SparseSizes` reads the real configs.
 
 # %%
-from helpers.checkpoints.plan import published
 from helpers.measure.dsa_work import SparseSizes, break_even, dense_decode, prefill_break_even, sparse_decode
+from helpers.planning.plan import published
 
 real = {"DeepSeek-V3.2": "deepseek_v32", "GLM-5": "glm5"}
 sizes = {name: SparseSizes.of(published(config)) for name, config in real.items()}
@@ -884,7 +892,7 @@ print(recorded_text("index-scores", "sparse-decode", "sparse-layer", "sparse-pro
 # ### Two lines of the ledger
 
 # %%
-from helpers.ledger import claim
+from helpers.claims.ledger import claim
 
 glm_row = published("glm5")
 at_128k = dense_decode(sizes["GLM-5"], 128 << 10).flops / sparse_decode(sizes["GLM-5"], 128 << 10).flops
@@ -911,7 +919,7 @@ for id, measured in mine.items():
 # 3. Compare the blocks. Which one looks at its neighbours, and which one searches?
 
 # %%
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 hidden = tasks.marked(examples(lambda rng: tasks.needle(rng, 100 if smoke else 180, depth=0.25), 1)[0], word_tokenizer)
 asker = next(n for n, (_, is_answer) in enumerate(hidden) if is_answer) - 1  # the last token of the first question

@@ -397,7 +397,7 @@ for ours, published in BLOCK.items():
 
 # %%
 from helpers.compare import causality_probe
-from helpers.layers.rows import arrange
+from helpers.layers.ragged import arrange
 
 
 @torch.no_grad()
@@ -463,7 +463,7 @@ print("without the convolution's inputs, tokens 30 to 40 are off by", off[30:41]
 # reads, block by block; nothing is computed from a formula here.
 
 # %%
-from helpers.layers.cache import KeyValues
+from helpers.layers.kv_cache import KeyValues
 from helpers.models.qwen3_5 import ATTENTION, DELTA, Config, Qwen3_5
 
 kinds = (DELTA, DELTA, DELTA, ATTENTION)
@@ -601,7 +601,7 @@ class Recaller(nn.Module):
 
 # %%
 from helpers.data.pairs import PairBatches, tell_pairs
-from helpers.train import Settings, train
+from helpers.training.train import Settings, train
 
 
 def loss(model, batch):
@@ -721,7 +721,7 @@ print(f"equal bytes by formula at {same_bytes:,.0f} tokens; attention was the ch
 # transformers fills. The last column is the same model with attention in every layer.
 
 # %%
-from helpers.checkpoints.plan import plan, published
+from helpers.planning.plan import plan, published
 
 plans = {
     name: plan(published(config))
@@ -780,7 +780,7 @@ show(cache_by_context(caches, lengths, finding))
 from transformers import AutoTokenizer
 
 from helpers.checkpoints import load, resolve
-from helpers.recall import share_after_erasing
+from helpers.training.recall import share_after_erasing
 
 folder = resolve("zoo:tiny-qwen3_5" if checkpoint == "zoo" else checkpoint, download=True)
 hybrid, tokenizer = load(folder, device=on).eval(), AutoTokenizer.from_pretrained(folder).backend_tokenizer
@@ -841,7 +841,7 @@ print(recorded_text("delta-prompt"))
 # 3. Lower the decay, then beta. Which of the two forgets Rome, about which nothing new was said?
 
 # %%
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 CITIES = {"Oslo": [-5, 4, 9], "Rome": [18, 0, 3], "Lima": [22, 0, 5], "Oslo again": [2, 1, 2], "Lima again": [24, 0, 7]}
 PLACES = ["Oslo", "Rome", "Lima"]

@@ -272,8 +272,8 @@ def whole(w, x, radians, complete=complete):
 # HCA for 6 tokens.
 
 # %%
+from helpers.models.configs.deepseek_v4 import HASHED, HEAVY, LEARNED, SPARSE, WINDOW, to_hf
 from helpers.models.deepseek_v4 import Config, attention
-from helpers.models.deepseek_v4_config import HASHED, HEAVY, LEARNED, SPARSE, WINDOW, to_hf
 
 KINDS = {"window": WINDOW, "CSA": SPARSE, "HCA": HEAVY}
 sizes = dict(num_heads=6, head_dim=12, rotary_dim=6, query_rank=10, output_groups=3, output_rank=4, window=5)
@@ -587,7 +587,7 @@ for name, rule in (("begun", begun), ("complete", complete)):
 # give the same answers, and what is kept follows from the sizes.
 
 # %%
-from helpers.layers.rows import arrange
+from helpers.layers.ragged import arrange
 
 
 def rows_of(x, start=0, mask=None):
@@ -629,11 +629,11 @@ print(f"behind padding against alone: {max_error(behind[:, 3:], alone):.0e}")
 # and FLOP in torch. A formula that is right must grow as the count does, to the last byte.
 
 # %%
-from course.parity_configs import CONFIGS
+from course.parity.configs import CONFIGS
 from helpers.checkpoints.families import FAMILIES
-from helpers.checkpoints.plan import plan, published
-from helpers.checkpoints.token_flops import layer_flops, token_flops
 from helpers.measure import count_flops
+from helpers.planning.plan import plan, published
+from helpers.planning.token_flops import layer_flops, token_flops
 
 
 @torch.no_grad()
@@ -753,7 +753,7 @@ for row in facts("stored_caches"):
 # %%
 WHERE = {"CSA: index": ("window and every 4th", 0), "CSA: reading": ("window and every 4th", 1)}
 WHERE |= {"HCA: reading": ("window and every 128th", 1), "window layers": ("window", 1)}
-from helpers.checkpoints.cache_size import layer_kinds
+from helpers.planning.cache_size import layer_kinds
 
 kinds = layer_kinds(new.config)
 
@@ -822,8 +822,8 @@ for depth, *shares in depths["rows"]:
 #
 # ### Recorded on a GPU
 #
-# Whole blocks are easier for a GPU to read than single tokens. `helpers/kernels/block_sparse.py` reads blocks, and
-# `python3 -m course measure block-sparse-prompt --device cuda` times it beside dense attention.
+# Whole blocks are easier for a GPU to read than single tokens. `helpers/kernels/attention/block_sparse.py` reads
+# blocks, and `python3 -m course measure block-sparse-prompt --device cuda` times it beside dense attention.
 
 # %%
 from helpers.measure import recorded_text
@@ -841,7 +841,7 @@ print(recorded_text("block-sparse-prompt"))
 # 3. Take Qwen3.5-35B-A3B: at which context does it keep less than V4-Flash?
 
 # %%
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 more = {"GLM-5": "glm5", "Qwen3.5-35B-A3B": "qwen3_5-35b-a3b", "Qwen3.5-0.8B": "qwen3_5-0.8b"}
 everyone = plans | {name: plan(published(file)) for name, file in more.items()}
@@ -1019,5 +1019,5 @@ check.takes_over(takes_over)
 # GLM-5.2; DeepSeek-V4.1 does so. Entries could be made again when a question is known, at the price of keeping the
 # text. Streams could be mixed by rotations, which keep lengths and not sums.
 #
-# How an indexer over entries is trained is lesson 07's recipe (`helpers/csa_training.py`). The next lesson opens the
-# other half of every layer: experts.
+# How an indexer over entries is trained is lesson 07's recipe (`helpers/training/indexers/csa.py`). The next lesson
+# opens the other half of every layer: experts.

@@ -339,7 +339,7 @@ from transformers import AutoTokenizer
 from helpers.checkpoints import load as load_model
 from helpers.checkpoints import resolve
 from helpers.data import fact_line
-from helpers.moe.specialists import shares_by_class, specialisation, watch_choices
+from helpers.moe.specialization import shares_by_class, specialisation, watch_choices
 from helpers.zoo.fact_data import facts
 
 folder = resolve(checkpoint, download=True)
@@ -564,7 +564,7 @@ for name in ("dense-active", "dense-total"):
 # Experts save operations and not memory. From the configs of the real models:
 
 # %%
-from helpers.checkpoints.plan import plan, published
+from helpers.planning.plan import plan, published
 
 configs = {"DeepSeek-V3": "deepseek_v3", "GLM-5": "glm5", "Kimi K2.5": "kimi_k25", "Qwen3.5 397B": "qwen3_5-397b-a17b"}
 configs |= {"Qwen3.5 35B": "qwen3_5-35b-a3b", "Kimi Linear": "kimi_linear-48b-a3b", "Qwen3 0.6B": "qwen3-0.6b"}
@@ -598,7 +598,7 @@ for batch in (1, 8, 32, 256):
 # token, each column an expert.
 
 # %%
-from helpers.widgets import Choice, explore
+from helpers.plots.widgets import Choice, explore
 
 my_text = "\nde|FR=Frankreich\nfr|d1=lundi\nen|m3=March\n"
 samples = {"yours": my_text, **{code: text[:60] for code, text in texts.items()}}

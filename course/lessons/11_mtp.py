@@ -32,8 +32,8 @@ import torch
 
 from course.begin import begin
 from course.checks import lesson_11 as check
-from helpers.plots import drafts as draw
 from helpers.plots import show
+from helpers.plots.decoding import drafts as draw
 from helpers.units import format_count, format_seconds
 
 machine = begin(scale, checkpoint, device, seed)
@@ -162,8 +162,8 @@ print(mine.load_state_dict({name: tensor_of(name) for name in mine.state_dict()}
 # Why no head of its own? Count what sharing saves, here and in DeepSeek-V3.
 
 # %%
-from helpers.checkpoints.plan import published
 from helpers.models.deepseek_v3 import Drafter, from_hf
+from helpers.planning.plan import published
 
 unsaid = {"rms_norm_eps": 1e-6, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "rope_theta": 1e4}
 large = from_hf({**unsaid, **published("deepseek_v3")})
@@ -187,7 +187,7 @@ for name, config in {"here": model.config, "DeepSeek-V3": large}.items():
 # %%
 from torch.nn import functional
 
-from helpers.zoo.fact_evidence import some_rows
+from helpers.zoo.evidence.facts import some_rows
 
 rows = some_rows(tokenizer.backend_tokenizer)
 
@@ -222,7 +222,7 @@ with torch.no_grad():
 # the drafter say, and what does the model itself say when it gets there? A guess on which they agree is **taken**.
 
 # %%
-from helpers.zoo.fact_evidence import acceptance
+from helpers.zoo.evidence.facts import acceptance
 
 for name, module in {"an untrained": untrained, "the trained": mine}.items():
     model.drafters[number].load_state_dict(module.state_dict())
@@ -258,7 +258,7 @@ print(f"{len(few)} facts to learn by heart: months and days in {len(languages)} 
 
 
 # %%
-from helpers.losses import answers_of, drafts_from
+from helpers.training.losses import answers_of, drafts_from
 
 
 def sum_of_losses(weight):
@@ -275,9 +275,9 @@ def sum_of_losses(weight):
 # same rows; they are asked on other rows of the same facts.
 
 # %%
-from helpers.losses import nats_of_answers
 from helpers.models.deepseek_v3 import DeepSeekV3
-from helpers.train import Settings, initialise, train
+from helpers.training.losses import nats_of_answers
+from helpers.training.train import Settings, initialise, train
 
 steps, seeds = {"smoke": (10, 2), "laptop": (120, 3), "full": (1000, 5)}[scale]
 results, asked = {}, TaskBatches(tokenizer.backend_tokenizer, (Phase(1, 32, 64, draw_few),), seed + 77)[0]
@@ -332,7 +332,7 @@ def guess(model, hidden, told, cache, depth):
 
 
 # %%
-from helpers.acceptance import acceptance_by_depth, tokens_a_pass
+from helpers.decoding.acceptance import acceptance_by_depth, tokens_a_pass
 
 texts, answers = (part[:4, :32] if scale == "smoke" else part[:16] for part in (rows.token_ids, rows.answer))
 by_depth = {"as it is": acceptance_by_depth(model, texts, 3, answers)}
@@ -347,8 +347,8 @@ print(f"tokens a pass with three guesses: {tokens_a_pass(by_depth['as it is']):.
 # frozen.
 
 # %%
-from helpers.losses import drafts as draft_losses
-from helpers.train import train_only
+from helpers.training.losses import drafts as draft_losses
+from helpers.training.train import train_only
 
 steps = {"smoke": 4, "laptop": 60, "full": 600}[scale]
 every_fact = replace(batches, phases=(Phase(10**6, 8, 96, fact_data.draw),), seed=seed + 5)
@@ -555,8 +555,8 @@ assert error < 1e-5 < swapped
 # be equal, at awkward lengths.
 
 # %%
-from helpers.drafts import MTP
-from helpers.speculative import speculate
+from helpers.decoding.drafts import MTP
+from helpers.decoding.speculative import speculate
 
 for prompt, count, depth in (("\n", 5, 1), ("\nja|m3", 17, 2), ("\nes|d2=martes\nel|m5", 2, 3)):
     ids = tokenizer(prompt, return_tensors="pt").input_ids
@@ -610,7 +610,7 @@ print(f"so one guess must be taken in more than {wide[1] + draft - 1:.0%} of the
 # counted, not reckoned.
 
 # %%
-from helpers.acceptance import speed_up
+from helpers.decoding.acceptance import speed_up
 
 questions = ("\nde|FR=Frankreich\nfr|d1", "\nja|m3", "\npl|m7=lipiec\nsv|d5", "\nen|US")
 prompts = [tokenizer(text, return_tensors="pt").input_ids for text in questions]
@@ -648,8 +648,8 @@ check.reveal("11.fast", formula=tokens / (wide[1] + draft), machine=pair.ratio, 
 # anyway. Count both ends, with the table of what labs state beside them.
 
 # %%
-from helpers.checkpoints.plan import plan
 from helpers.facts import table
+from helpers.planning.plan import plan
 
 stated = {row["model"]: row for row in table("drafters")}
 v3, share = plan(published("deepseek_v3")), sum(stated["DeepSeek-V3"]["accepted"]) / 2
@@ -695,7 +695,7 @@ show(draw.speed(chances, curves, finding, here))
 # prompt, is left out; a dot (·) is part of a letter.
 
 # %%
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 my_prompt = "\npl|m7=lipiec\nsv|d5"
 samples = {"yours": my_prompt, **{text: f"\n{text}" for text in ("sw|d5", "it|TR", "en|NZ", "fi|m12", "th|m1")}}

@@ -166,7 +166,7 @@ show(draw.flops_by_part(parts, finding))
 # %%
 from helpers.measure import training_flops
 from helpers.models import deepseek_v3
-from helpers.training_bill import six_nd
+from helpers.training.bill import six_nd
 
 
 def matrices(model, leave_out: str = "nothing") -> int:
@@ -324,12 +324,12 @@ print(f"one step: entries of size {weight.square().mean().sqrt():.4f}, the learn
 # ### Against torch
 #
 # torch 2.13 has both optimizers. Give yours and torch's the same 200 random gradients, from tiny to large, and
-# compare where the weights end up. `helpers.optim` holds the versions that the rest of the lesson uses. torch's Muon
-# iterates in bfloat16, three digits; the helper can do so too, and yours did not.
+# compare where the weights end up. `helpers.training.optim` holds the versions that the rest of the lesson uses.
+# torch's Muon iterates in bfloat16, three digits; the helper can do so too, and yours did not.
 
 # %%
 from helpers.compare import relative_rms
-from helpers.optim import AdamW, Muon, muon_and_adamw, orthogonalise
+from helpers.training.optim import AdamW, Muon, muon_and_adamw, orthogonalise
 
 
 def walk(optimizer, weight: torch.nn.Parameter, steps: int = 200) -> torch.Tensor:
@@ -414,7 +414,7 @@ for steps in (1, 10, 200):
 import time
 
 from helpers.data import batches, python_corpus
-from helpers.train import initialise, loss_of
+from helpers.training.train import initialise, loss_of
 
 corpus = python_corpus()
 as_row = lambda texts: torch.frombuffer(bytearray("\n".join(texts.values()).encode()), dtype=torch.uint8)  # noqa: E731
@@ -474,7 +474,7 @@ for (width, blocks), steps in zip(shapes[scale], steps_of[scale], strict=True):
 # two sizes still compete: beyond, the largest is the best because it is alone.)
 
 # %%
-from helpers.scaling import fit_power_law, frontier, spread
+from helpers.training.scaling import fit_power_law, frontier, spread
 
 smallest = next(iter(curves[0].values()))
 first, last = smallest[5][0], sorted(run[-1][0] for run in curves[0].values())[-2]
@@ -569,7 +569,7 @@ show(draw.two_costs(runs, finding))
 check.reveal("12.muon", machine=added, unit="%")
 
 # %%
-from helpers.scaling import loss_at
+from helpers.training.scaling import loss_at
 
 many_small = list(curves[0].values())[1]  # AdamW again, in batches of 512 tokens
 for what, column, unit in (("work", 0, format_flops), ("processor time", 1, format_seconds)):
@@ -592,7 +592,7 @@ print(f"AdamW in batches of 512 tokens ({format_flops(budget)}): {loss_at(many_s
 
 # %%
 from helpers.facts import table as facts
-from helpers.optim import orthogonalise_flops
+from helpers.training.optim import orthogonalise_flops
 
 v3_row = next(row for row in facts("training_runs") if row["model"] == "DeepSeek-V3")
 tokens = v3_row["texts_a_step"] * v3_row["length"]
@@ -623,7 +623,7 @@ else:
 # DeepSeek printed its bill. Here it is, from the table of facts: hours by stage, times the rent that the lab assumes.
 
 # %%
-from helpers.training_bill import published_run
+from helpers.training.bill import published_run
 
 v3 = published_run("DeepSeek-V3")
 for stage, hours in v3.hours.items():
@@ -637,8 +637,8 @@ print("leaves out, as the lab says:", v3.leaves_out)
 # half is skipped.
 
 # %%
-from helpers.checkpoints.plan import plan, published
-from helpers.training_bill import attention_flops
+from helpers.planning.plan import plan, published
+from helpers.training.bill import attention_flops
 
 v3_sizes = plan(published("deepseek_v3"))
 c = v3_sizes.config
@@ -655,7 +655,7 @@ print(f"if all {v3_sizes.total / 1e9:.0f} billion worked: {six_nd(v3_sizes.total
 # model FLOP utilisation).
 
 # %%
-from helpers.training_bill import utilisation
+from helpers.training.bill import utilisation
 
 peak = {row["chip"]: row["tflops"][0] for row in facts("hardware")}
 v3_flops = per_token * v3.tokens
@@ -732,7 +732,7 @@ show(draw.bill(ledgers, finding))
 # They serve and trade too, so they are no price of this model.
 
 # %%
-from helpers.training_bill import energy_kwh
+from helpers.training.bill import energy_kwh
 
 euro = next(row["value"][0] for row in facts("running_prices") if row["id"] == "kwh-eu-business")
 hours = sum(v3.hours.values())
@@ -752,7 +752,7 @@ for server, building in [(1.0, 1.0), (1.2, 1.2), (1.8, 1.5)]:
 # The article says that such models took a small fraction of the usual budget. Your numbers, and the verdict:
 
 # %%
-from helpers.ledger import claim
+from helpers.claims.ledger import claim
 
 entry = claim("cheap-training")
 print(f"{entry.says}\n    you computed: {times_hours:.1f} times fewer GPU-hours than a dense model on as many tokens;")
@@ -772,8 +772,8 @@ print(f"    the ledger says: {entry.verdict}\n       ", entry.verdicts[-1].becau
 # 3. Set the budget to 10,000 dollars. What can a university train?
 
 # %%
-from helpers.training_bill import affordable_flops, gpu_hours
-from helpers.widgets import Slider, explore
+from helpers.plots.widgets import Slider, explore
+from helpers.training.bill import affordable_flops, gpu_hours
 
 published_points = {run.model: (run.active, run.tokens) for run in (v3, llama, glm5)}
 

@@ -33,8 +33,8 @@ import torch
 from course.begin import begin
 from course.checks import lesson_13 as check
 from helpers.compare import sqnr
-from helpers.plots import formats as draw
 from helpers.plots import show
+from helpers.plots.quant import formats as draw
 from helpers.units import GB
 
 device = begin(scale, checkpoint, device, seed)
@@ -147,7 +147,7 @@ for name, w in kinds.items():
 # `grid_of`, `round_to` and `from_codes` are the three lines of the first example, for any block and any number of bits.
 
 # %%
-from helpers.quant.integers import from_codes, grid_of, round_to
+from helpers.quant.formats.integers import from_codes, grid_of, round_to
 
 
 def rounded(w, bits, block, **how):
@@ -195,7 +195,7 @@ print("largest", ours.nan_to_num().max().item(), "| smallest", read_e4m3(1), "| 
 # for any split of the bits, in five lines.
 
 # %%
-from helpers.quant.floats import E4M3, round_to_kind
+from helpers.quant.formats.floats import E4M3, round_to_kind
 
 x = 100 * torch.randn(10_000 if scale == "smoke" else 1_000_000)
 print("equal to torch's cast:", torch.equal(round_to_kind(x, E4M3), x.to(torch.float8_e4m3fn).float()))
@@ -233,7 +233,7 @@ nf4 = torch.cat([negative, torch.zeros(1), positive.flip(0)]) / positive.max()
 print([round(value, 4) for value in nf4.tolist()])
 
 # %%
-from helpers.quant.normal_float import NF4
+from helpers.quant.formats.normal_float import NF4
 
 print(f"largest difference to the table that bitsandbytes ships: {(nf4 - NF4).abs().max():.1e}")
 finding = "Sixteen values, close together where the weights are"
@@ -247,7 +247,7 @@ show(draw.bell(NF4.tolist(), 1 / torch.special.ndtri(torch.tensor(outermost)).it
 # both sides. Sixteen is even, zero takes one, and fifteen cannot be shared fairly.
 
 # %%
-from helpers.quant.formats import FORMATS
+from helpers.quant.formats.named import FORMATS
 
 lists = {name: FORMATS[name].values().tolist() for name in ("int4", "nf4", "fp4", "mxfp4", "fp8")}
 inside = sum(abs(value) <= 448 / 4 for value in lists["fp8"])
@@ -269,7 +269,7 @@ show(draw.value_lines(lists, finding))
 # counts the bytes of what would lie in a file.
 
 # %%
-from helpers.quant.formats import encode
+from helpers.quant.formats.named import encode
 
 for name in ("nf4", "nf4-double"):
     encoded = encode(gaussian, name)
@@ -294,9 +294,9 @@ print(f"on 65 billion weights {65e9 * (before - after) / 8 / GB:.1f} GB")
 # changed at once, so take them apart: two sizes of block, three kinds of scale.
 
 # %%
-from helpers.quant.blocks import largest, spread
-from helpers.quant.floats import E2M1
-from helpers.quant.fp4 import power_of_two
+from helpers.quant.formats.blocks import largest, spread
+from helpers.quant.formats.floats import E2M1
+from helpers.quant.formats.fp4 import power_of_two
 
 
 def e2m1_under(w, block, kind):
@@ -329,7 +329,7 @@ for block in (32, 16):
 # two.
 
 # %%
-from helpers.quant.packing import pack_pairs, unpack_pairs
+from helpers.quant.formats.packing import pack_pairs, unpack_pairs
 
 codes = torch.tensor([[1, 2, 15, 0]])
 low, high = pack_pairs(codes), pack_pairs(codes, first_high=True)
@@ -349,8 +349,8 @@ print("read the wrong way round:", unpack_pairs(low, first_high=True).tolist())
 # are made by hand here.
 
 # %%
-from helpers.quant.integers import vectorwise
-from helpers.quant.outliers import mixed_product, outlier_columns
+from helpers.quant.formats.integers import vectorwise
+from helpers.quant.formats.outliers import mixed_product, outlier_columns
 
 x, w = torch.randn(64, 1024), gaussian / 32
 x[:, [3, 500, 801]] *= 40  # three columns of 1,024
@@ -384,7 +384,7 @@ import logging
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # a warning that is for GPUs
 import bitsandbytes.functional as bnb
 
-from helpers.quant.floats import E5M2
+from helpers.quant.formats.floats import E5M2
 
 hard = torch.randn(33, 256) * torch.logspace(-4, 4, 33)[:, None]
 hard[0], hard[1, :70], hard[2, 5] = 0, 0, 1e4
@@ -462,8 +462,8 @@ show(draw.all_formats(table, finding))
 # in bf16. DeepSeek-V4-Flash: experts in MXFP4, embedding and head in bf16, the rest in FP8.
 
 # %%
-from helpers.checkpoints.plan import plan, published
 from helpers.facts import table as facts
+from helpers.planning.plan import plan, published
 
 disk = {row["model"]: row for row in facts("models") if "disk_gb" in row}
 bits_of = {name: bits for name, (bits, _) in table.items()}
@@ -510,9 +510,9 @@ print(recorded_text("linear-few-tokens", "linear-many-tokens"))
 # what came back, the red line between them the error.
 
 # %%
-from helpers.quant.fp4 import pack_fp4, pack_nvfp4, unpack_fp4, unpack_nvfp4
-from helpers.quant.normal_float import pack_table, unpack_table
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
+from helpers.quant.formats.fp4 import pack_fp4, pack_nvfp4, unpack_fp4, unpack_nvfp4
+from helpers.quant.formats.normal_float import pack_table, unpack_table
 
 ways = {  # format -> bits of a code, bits of a scale, there and back
     "INT4": (4, 16, lambda w, n: rounded(w, 4, n, scale_dtype=torch.bfloat16)),

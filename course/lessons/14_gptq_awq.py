@@ -28,8 +28,8 @@ import torch
 
 from course.begin import begin
 from course.checks import lesson_14 as check
-from helpers.plots import rounding as draw
 from helpers.plots import show
+from helpers.plots.quant import rounding as draw
 
 machine = begin(scale, checkpoint, device, seed)
 torch.set_num_threads(1)  # a second thread would measure who else uses this machine
@@ -89,7 +89,7 @@ from transformers import AutoTokenizer
 
 from helpers.checkpoints import load, resolve
 from helpers.data import tasks
-from helpers.zoo.task_evidence import examples
+from helpers.zoo.evidence.tasks import examples
 
 folder = resolve("zoo:tiny-qwen3_5")
 finder = load(folder, device=machine)
@@ -142,8 +142,8 @@ def rows_of(tokenizer, text: str):
 
 
 # %%
-from helpers.inside import hooked
-from helpers.quant.inputs import Inputs
+from helpers.hooks import hooked
+from helpers.quant.methods.input_statistics import Inputs
 
 python_rows = rows_of(pieces, source)
 layer, seen = reader.blocks[2].mlp.up, []
@@ -168,7 +168,7 @@ print("the helper agrees:", torch.allclose(Inputs.of(x).hessian, hessian, atol=1
 # stands. GPTQ reads the same from row 0 of a triangular matrix U with UᵀU = H⁻¹, a **Cholesky factor**.
 
 # %%
-from helpers.quant.integers import from_codes, grid_of, round_to
+from helpers.quant.formats.integers import from_codes, grid_of, round_to
 
 matrix = layer.weight.detach()
 grid = grid_of(matrix, bits=3, group=32, symmetric=False)
@@ -231,7 +231,7 @@ print(f"the weights' own {((passed_on - matrix).norm() / (rounded - matrix).norm
 # columns that matter most, those with the largest diagonal of H (**act order**). And how much damping?
 
 # %%
-from helpers.quant.integers import Grid
+from helpers.quant.formats.integers import Grid
 
 scales, zeros = (part.repeat_interleave(32, dim=1) for part in (grid.scale, grid.zero))  # one for each column
 
@@ -256,11 +256,11 @@ for damping in (1e-4, 0.01, 1.0, 100.0):
 # changes no code: errors are passed on within **blocks** of 128 columns, and once a block to all the rest, because
 # touching a large matrix for each column would wait for memory.
 #
-# `helpers.quant.gptq` has all of it, and one guard: being greedy, the method can lose in a row, so each row keeps the
-# better of its codes and the nearest ones.
+# `helpers.quant.methods.gptq` has all of it, and one guard: being greedy, the method can lose in a row, so each row
+# keeps the better of its codes and the nearest ones.
 
 # %%
-from helpers.quant.gptq import compensate, gptq
+from helpers.quant.methods.gptq import compensate, gptq
 
 inputs = Inputs.of(x)
 for block in (1, 32, 128):
@@ -274,8 +274,8 @@ print(f"largest first, each row the better of two: {error_of(best):.3f} of round
 # nearest.
 
 # %%
-from helpers.quant.formats import Encoded, encode
-from helpers.quant.packing import pack_pairs
+from helpers.quant.formats.named import Encoded, encode
+from helpers.quant.formats.packing import pack_pairs
 
 four = grid_of(matrix, bits=4, group=128, symmetric=False, scale_dtype=torch.bfloat16)
 chosen = gptq(matrix, four, inputs)
@@ -347,7 +347,7 @@ show(draw.error_by_alpha(alphas, finding))
 # %%
 import copy
 
-from helpers.quant.awq import fold, search
+from helpers.quant.methods.awq import fold, search
 
 block = copy.deepcopy(reader.blocks[2])
 layers = [block.mlp.gate, block.mlp.up]
@@ -370,7 +370,7 @@ print(f"answers differ by {(after - before).abs().max():.0e}")
 
 # %%
 from helpers.compare import relative_rms
-from helpers.quant.smooth import int8_product, smoothing
+from helpers.quant.methods.smooth import int8_product, smoothing
 
 outlier = torch.where(torch.arange(len(hessian), device=machine) == 5, 30.0, 1.0)
 spiky, thin = x * outlier, matrix / outlier
@@ -389,7 +389,7 @@ for name, pair in {"trained": (x, matrix), "outlier": (spiky, thin), "smoothed":
 # arrived there, before it passes anything on. (Off by: the error's squares over those of the right answers.)
 
 # %%
-from helpers.quant.calibrate import calibrate, to_nearest, with_awq, with_gptq
+from helpers.quant.methods.calibrate import calibrate, to_nearest, with_awq, with_gptq
 
 
 def quantised(model, rows, method, bits):
@@ -529,7 +529,7 @@ check.reveal("14.gptq", machine=100 * right["GPTQ"][2], unit="%")
 # Then the model of Python, in bits a byte of files that it never read (less is better).
 
 # %%
-from helpers.train import bits_per_byte
+from helpers.training.train import bits_per_byte
 
 unseen = [text[:3000] for text in corpus.held_out.values() if text][: 3 if smoke else 12]
 whole_bits = bits_per_byte(reader, pieces, unseen)
@@ -620,7 +620,7 @@ show(draw.score_by_text(reader_by_text, per_byte["nearest"][2], whole_bits, find
 # asked.
 
 # %%
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 known = {(name, 2, text): score for name, scores in by_text.items() for text, score in scores.items()}
 known |= {(name, bits, "its task"): score for name, scores in right.items() for bits, score in scores.items()}

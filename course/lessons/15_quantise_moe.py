@@ -227,7 +227,7 @@ from transformers import AutoTokenizer
 
 from helpers.compare import top1_agreement
 from helpers.data.parallel import calendar_texts
-from helpers.recall import share_recalled
+from helpers.training.recall import share_recalled
 from helpers.zoo import fact_data, read_card
 
 tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
@@ -250,8 +250,8 @@ def score(model: nn.Module) -> float:
 # values).
 
 # %%
+from helpers.quant.methods.qat import rounded
 from helpers.quant.parts import PARTS, layers_of, part_of, weights_of
-from helpers.quant.qat import rounded
 
 
 @torch.no_grad()
@@ -294,7 +294,7 @@ check.reveal("15.facts", machine=100 * own / before, unit="of 100 facts")
 # another **set** of experts.
 
 # %%
-from helpers.moe.specialists import watch_choices
+from helpers.moe.specialization import watch_choices
 
 
 @torch.no_grad()
@@ -371,8 +371,8 @@ for n, entry in enumerate(cache.blocks):
 # %%
 from helpers.data import tasks
 from helpers.quant.cache import Rule, packed_cache
-from helpers.recall import share_found
-from helpers.zoo.task_evidence import examples
+from helpers.training.recall import share_found
+from helpers.zoo.evidence.tasks import examples
 
 finder = load("zoo:tiny-glm5")
 word_tokenizer = AutoTokenizer.from_pretrained(resolve("zoo:tiny-glm5")).backend_tokenizer
@@ -449,9 +449,9 @@ print("read:", read.detach().tolist(), "| gradient:", weight.grad.tolist())
 # Forty steps on the same facts, with two-bit experts and everything else frozen.
 
 # %%
-from helpers.losses import answers
-from helpers.quant.qat import Width, rounding
-from helpers.train import Settings, train
+from helpers.quant.methods.qat import Width, rounding
+from helpers.training.losses import answers
+from helpers.training.train import Settings, train
 
 steps = 2 if smoke else 40
 settings = Settings(steps, lr=3e-3, warm_up=4, weight_decay=0.0)
@@ -497,7 +497,7 @@ if knows_facts:
 
 # %%
 from helpers.compare import max_error
-from helpers.quant.ways import encoded_as
+from helpers.quant.backends import encoded_as
 
 plain_model, packed_model = fresh(), fresh()
 quantise(packed_model, "int4", keep=all_but("experts"), wrap=True)
@@ -525,7 +525,7 @@ with torch.no_grad():
 import bitsandbytes.functional as bnb
 
 from helpers.quant.audit import load_in_16bit
-from helpers.quant.formats import encode
+from helpers.quant.formats.named import encode
 
 name = next(row.name for row in held if row.format == "nf4" and row.part == "attention")
 theirs, original_weight = loaded.get_parameter(name), load_in_16bit(folder).get_parameter(name).detach().float()
@@ -602,7 +602,7 @@ for name, calls in list(recipes.items())[: 3 if smoke else None]:
 # Which of them does no other beat, in bytes and in answers at once?
 
 # %%
-from helpers.plots.quantised import frontier, size_and_score
+from helpers.plots.quant.quantised import frontier, size_and_score
 
 beaten = [name for name in points if name not in frontier(points, lower_is_better=False)]
 finding = f"{len(points) - len(beaten)} of {len(points)} recipes are beaten by no other"
@@ -661,8 +661,8 @@ print(recorded_text("experts-four-bits"))
 # the published config, and the formula of NF4 without double quantisation, 4.5 bits.)
 
 # %%
-from helpers.checkpoints.plan import plan, published
 from helpers.facts import table
+from helpers.planning.plan import plan, published
 
 rows = {row["model"]: row["config"] for row in table("models") if "config" in row}
 rows = {model: rows[model] for model in ("Qwen3.5-35B-A3B", "GLM-5", "Kimi-K2.5")} if smoke else rows
@@ -692,7 +692,7 @@ for name, p in plans.items():
 # smallest form in the facts table. The two cards stand for a workstation and an office server.
 
 # %%
-from helpers.checkpoints.fit import fit, machine, machines
+from helpers.planning.fit import fit, machine, machines
 
 FORMS = {16: "bf16", 8: "fp8 128x128", 4: "int4 g32"}
 KINDS = {"24 GB card": (1, 2), "96 GB card": (1, 4), "H100": (8,), "H200": (8, 16)}
@@ -725,7 +725,7 @@ for chip in ("H100", "H200"):
 # ### Two lines of the ledger
 
 # %%
-from helpers.ledger import claim
+from helpers.claims.ledger import claim
 
 yours = {
     "fewer-bits": f"{sizes['experts only'] / sizes['16 bits']:.0%} of the bytes, {score(ours):.1%} for {before:.1%}"
@@ -747,7 +747,7 @@ for id, measured in yours.items():
 
 # %%
 from helpers.plots import checkpoint as bars
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 FORMATS = {"16 bits": ("bf16", None), "8 bits (FP8)": ("fp8 128x128", None), "4 bits (INT4)": ("int4 g32", None)}
 FORMATS["experts in 4 bits, rest in 16"] = ("bf16", "int4 g32")

@@ -243,7 +243,7 @@ def int8_row(codes, scale, x, out, width, BLOCK: tl.constexpr):
 
 
 # %%
-from helpers.quant.formats import encode
+from helpers.quant.formats.named import encode
 
 weight, x = torch.randn(48, 200), torch.randn(200, device=machine)
 packed = encode(weight, "int8")
@@ -333,13 +333,13 @@ if kernels_run:
 # them, shared memory.
 
 # %%
-from helpers.kernels import ahead
+from helpers.kernels import compile_ahead
 
 
 def compiled() -> list:
     """What the compiler made, or nothing and the reason."""
     try:
-        return ahead.in_a_process_of_its_own(["rms_norm" if scale == "smoke" else "flash"])
+        return compile_ahead.in_a_process_of_its_own(["rms_norm" if scale == "smoke" else "flash"])
     except ValueError as why:
         print(why)
         return []
@@ -405,7 +405,7 @@ from itertools import cycle
 
 from torch import nn
 
-from helpers.kernels import packed_linear as packed_file
+from helpers.kernels.quant import packed_linear as packed_file
 from helpers.measure import measure_pair
 from helpers.quant.linear import QuantisedLinear
 
@@ -482,9 +482,9 @@ print(f"helpers/facts/hardware.toml names the sources; looked up on {chips['H20'
 # tokens.
 
 # %%
-from helpers.checkpoints.plan import published
 from helpers.measure import Work
 from helpers.measure.dsa_work import SparseSizes, dense_decode, sparse_decode
+from helpers.planning.plan import published
 
 s, text = SparseSizes.of(published("deepseek_v32")), 131072
 pair = s.heads * (s.key + s.turned + s.value)  # numbers of a token's keys and values, and products of a pair
@@ -533,7 +533,7 @@ check.reveal("16.h20", formula=more, unit="times")
 # ### Two lines of the ledger
 
 # %%
-from helpers.ledger import claim
+from helpers.claims.ledger import claim
 
 h20, h100 = ({name: by_chip[chip] for name, by_chip in tricks.items()} for chip in ("H20", "H100"))
 more = sum(h20[name][0] > 1.05 * h100[name][1] for name in tricks)
@@ -559,7 +559,7 @@ for id, found in mine.items():
 # Choose a trick, and how many tokens are computed together.
 
 # %%
-from helpers.widgets import Choice, Slider, explore
+from helpers.plots.widgets import Choice, Slider, explore
 
 PLAY = {"4 bits": four_bits, "8 bits": lambda tokens: four_bits(tokens, 8.5), "experts": experts}
 

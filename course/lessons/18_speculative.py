@@ -31,9 +31,9 @@ import torch
 
 from course.begin import begin
 from course.checks import lesson_18 as check
-from helpers.plots import drafts as draw_drafts
 from helpers.plots import show
-from helpers.plots import speculative as draw
+from helpers.plots.decoding import drafts as draw_drafts
+from helpers.plots.decoding import speculative as draw
 
 machine = begin(scale, checkpoint, device, seed)
 torch.set_num_threads(1)  # a second thread would measure who else uses this machine
@@ -175,7 +175,7 @@ show(draw.distributions({name: shares.tolist() for name, shares in bars.items()}
 # and no guess: one more token for nothing. The helper's `accept` is your `one_guess` at every place.
 
 # %%
-from helpers.speculative import accept
+from helpers.decoding.speculative import accept
 
 k, rows = 3, 6
 many_q, many_p = q.expand(rows, k, 4), p.expand(rows, k + 1, 4)
@@ -191,8 +191,8 @@ for row in range(rows):
 # that is this token stays, any other goes, and what is left of `p` is that token.
 
 # %%
-from helpers.generate import chances
-from helpers.speculative import certain
+from helpers.decoding.sampling import chances
+from helpers.decoding.speculative import certain
 
 logits = torch.tensor([[[2.0, 1.0, 0.0, 0.0], [0.0, 3.0, 1.0, 0.0], [0.0, 0.0, 0.0, 5.0]]])  # mat, sofa, moon
 for guess in ([0, 1], [0, 2], [3, 1]):
@@ -211,7 +211,7 @@ for guess in ([0, 1], [0, 2], [3, 1]):
 from transformers import AutoTokenizer
 
 from helpers.checkpoints import load, resolve
-from helpers.drafts import followers
+from helpers.decoding.drafts import followers
 from helpers.generate import generate
 
 
@@ -241,7 +241,7 @@ print(python_tokenizer.decode(text))
 # finds. Look at the first passes one by one.
 
 # %%
-from helpers.plots.drafts import Pass
+from helpers.plots.decoding.drafts import Pass
 
 
 def first_passes(text, start, k, many):
@@ -300,7 +300,7 @@ print(f"logits are off by {off:.0e}")
 # Why not keep the state after every token, and pick one? Count the bytes, with the sizes of the largest Qwen3.5.
 
 # %%
-from helpers.checkpoints.plan import published
+from helpers.planning.plan import published
 from helpers.units import format_bytes
 
 config = published("qwen3_5-397b-a17b")["text_config"]
@@ -318,12 +318,13 @@ print(f"{format_bytes(note)} for what it writes: a key, a value and two numbers 
 #
 # ### Greedy identity in six families
 #
-# `helpers.speculative.speculate` is the loop with a cache, for any model, draft and temperature. At temperature 0 it
-# must write exactly what `generate` writes, whether the draft is perfect (the model itself) or hopeless.
+# `helpers.decoding.speculative.speculate` is the loop with a cache, for any model, draft and temperature. At
+# temperature 0 it must write exactly what `generate` writes, whether the draft is perfect (the model itself) or
+# hopeless.
 
 # %%
-from helpers.drafts import Guess, NGram, SmallModel
-from helpers.speculative import speculate
+from helpers.decoding.drafts import Guess, NGram, SmallModel
+from helpers.decoding.speculative import speculate
 
 
 class Hopeless:
@@ -403,7 +404,7 @@ assert chance < 1e-6
 # gives, in tokens.
 
 # %%
-from helpers.drafts import MTP
+from helpers.decoding.drafts import MTP
 
 folder = resolve(checkpoint, download=True)
 model, tokenizer = load(folder, torch.float32), AutoTokenizer.from_pretrained(folder)
@@ -536,7 +537,7 @@ check.reveal("18.speed", machine=pairs["small model, 4"].ratio, formula=by_formu
 # of the guesses stay.
 
 # %%
-from helpers.acceptance import speed_up
+from helpers.decoding.acceptance import speed_up
 from helpers.facts import table
 
 row = next(row for row in table("drafters") if row["model"] == "DeepSeek-V3")
@@ -633,7 +634,7 @@ show(draw_drafts.acceptance(by_depth, finding))
 # How many guesses are best? Choose how many of them stay, what each costs, and how much a pass grows with each token.
 
 # %%
-from helpers.widgets import Slider, explore
+from helpers.plots.widgets import Slider, explore
 
 
 def best_number(stay: float, guess_cost: float, read_cost: float):

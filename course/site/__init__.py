@@ -9,7 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from course import run as runner
+from course.running import run as runner
 from course.sources import REPOSITORY
 from helpers.files import make_folder
 

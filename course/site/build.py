@@ -13,8 +13,8 @@ from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from course.build import NOTEBOOKS
-from course.page import DRAW, PLOT_CLASS, PLOTLY_JS
+from course.authoring.build import NOTEBOOKS
+from course.running.page import DRAW, PLOT_CLASS, PLOTLY_JS
 from course.site.facts import hardware_page, ledger_page, models_page
 from course.site.front import front_page
 from course.site.lessons import lesson_page

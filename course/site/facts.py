@@ -2,8 +2,8 @@
 
 from course.site.tables import Html, Row, small, table
 from course.sources import sources
+from helpers.claims.ledger import PARTS, Claim, ledger
 from helpers.facts import table as facts
-from helpers.ledger import PARTS, Claim, ledger
 
 _PARTS = {
     "dates": "Dates",

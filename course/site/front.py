@@ -2,9 +2,9 @@
 
 from html import escape
 
+from course.authoring.syllabus import Lesson, syllabus
 from course.site.tables import Html, Row, link, small, table
 from course.sources import REPOSITORY
-from course.syllabus import Lesson, syllabus
 
 TABLES = {  # page to title; the order of the sidebar
     "ledger": "The claim ledger",

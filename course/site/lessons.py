@@ -6,8 +6,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from course.build import cell_ids
-from course.page import PLOT_CLASS, without_widgets
+from course.authoring.build import cell_ids
+from course.running.page import PLOT_CLASS, without_widgets
 from course.sources import Cell, cells
 
 _FOLDED = {"mystnb": {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}}

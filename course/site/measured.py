@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from course.goals import GOALS, results
-from course.measure import cases_for
-from course.parity import ALLOWED, ROOT_2, Line, ParityRecord, by_padding, read_parity, worst
-from course.parity_runs import PADDINGS
+from course.measure.__main__ import cases_for
+from course.measure.goals import GOALS, results
+from course.parity.compare import ALLOWED, ROOT_2, Line, ParityRecord, by_padding, read_parity, worst
+from course.parity.runs import PADDINGS
 from course.site.tables import Row, table
 from helpers.checkpoints.families import FAMILIES
 from helpers.measure import Measurement, Record

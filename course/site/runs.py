@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 
-from course.build import notebook
+from course.authoring.build import notebook
 from course.sources import sources
 
 

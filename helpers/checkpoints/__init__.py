@@ -17,10 +17,10 @@ from torch import nn
 
 from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.families import empty_model, family_of
-from helpers.checkpoints.fill import fill_model
 from helpers.checkpoints.folder import read_config, tensors
 from helpers.checkpoints.hub import resolve
-from helpers.checkpoints.stored import Files
+from helpers.checkpoints.load_weights import fill_model
+from helpers.checkpoints.packed import Files
 from helpers.checkpoints.write import save
 from helpers.device import pick
 

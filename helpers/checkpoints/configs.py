@@ -3,7 +3,8 @@
 from typing import Any
 
 from helpers.layers.rope import Yarn
-from helpers.models import deepseek_v3, deepseek_v4_config, deepseek_v32, glm5, kimi_k25, qwen3, qwen3_5, qwen3_5_vision
+from helpers.models import deepseek_v3, deepseek_v32, glm5, kimi_k25, qwen3, qwen3_5, qwen3_5_vision
+from helpers.models.configs import deepseek_v4 as deepseek_v4_config
 from helpers.vision import moonvit
 from helpers.vision import qwen3_5 as tower
 

@@ -42,7 +42,7 @@ def tell_pairs(generator: torch.Generator, batch: int, pairs: int, words: int, r
 
 @dataclass(frozen=True)
 class PairBatches:
-    """Batches for ``helpers.train``: ``batches[step]`` depends on the step and the fields only.
+    """Batches for ``helpers.training.train``: ``batches[step]`` depends on the step and the fields only.
 
     Each has its own number of pairs, 2 to ``most_pairs``, and of rounds, 1 to ``most_rounds``.
     """

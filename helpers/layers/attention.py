@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from helpers.layers.cache import KeyValues
+from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import rotate
 from helpers.precision import wide

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from helpers.layers.compressor import Compressor, Entries, EntryIndexer, Recent, complete
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import Rows
 from helpers.layers.rope import angles, rotate_last
-from helpers.layers.rows import Rows
 from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 

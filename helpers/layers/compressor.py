@@ -4,18 +4,18 @@
 - **CSA**, compressed sparse: one for each 4 tokens, which overlap, so that no phrase is cut; an indexer with entries of
   its own, smaller ones, chooses.
 
-Slots are positions (``helpers/layers/rows.py``), so an entry never mixes in padding, left or right.
+Slots are positions (``helpers/layers/ragged.py``), so an entry never mixes in padding, left or right.
 Source: DeepSeek-AI, "DeepSeek-V4", 2026, sections 2.3.1 and 2.3.2; transformers' ``modeling_deepseek_v4.py``.
 """
 
 import torch
 from torch import nn
 
-from helpers.layers.cache import Slots
 from helpers.layers.dsa import scores, select_tokens
+from helpers.layers.kv_cache import Slots
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import Rows
 from helpers.layers.rope import angles, rotate_last
-from helpers.layers.rows import Rows
 from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 

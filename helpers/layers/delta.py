@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.norm import rms_norm
-from helpers.layers.rows import Rows
+from helpers.layers.ragged import Rows
 from helpers.precision import wide
 from helpers.shapes import Bool, Float, Int, Tensor
 

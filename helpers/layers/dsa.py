@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.attention import visible
-from helpers.layers.cache import Slots
+from helpers.layers.kv_cache import Slots
 from helpers.layers.mla import MLA, Latents, absorbed
 from helpers.precision import wide
 from helpers.shapes import Float, Int, Tensor

@@ -7,7 +7,7 @@ pick some token, and picks the first one (an attention sink).
 from torch import nn
 
 from helpers.layers.attention import attend, visible
-from helpers.layers.cache import KeyValues
+from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import ZeroCentredNorm
 from helpers.layers.rope import rotate_first
 from helpers.shapes import Float, Int, Tensor

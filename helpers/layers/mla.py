@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from helpers.layers.attention import visible
-from helpers.layers.cache import Slots
+from helpers.layers.kv_cache import Slots
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import rotate_neighbours
 from helpers.precision import wide

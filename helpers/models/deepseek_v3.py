@@ -8,15 +8,15 @@ Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 2; transforme
 import torch
 from torch import nn
 
-from helpers.layers.cache import Cache
+from helpers.layers.kv_cache import Cache
 from helpers.layers.mla import MLA, Latents
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import angles_of_yarn, frequencies
-from helpers.layers.rows import Rows, arrange, known
-from helpers.models.deepseek_v3_config import CONFIG_NAMES, COPIES, NAMES, Config, from_hf, published_name
+from helpers.models.configs.deepseek_v3 import CONFIG_NAMES, COPIES, NAMES, Config, from_hf, published_name
 from helpers.models.text_only import text_only
-from helpers.moe.mixture import Choice, Mixture
+from helpers.moe.moe_layer import Choice, Mixture
 from helpers.shapes import Bool, Float, Int, Tensor
 
 __all__ = ["CONFIG_NAMES", "COPIES", "NAMES", "Config", "DeepSeekV3", "from_hf", "published_name"]

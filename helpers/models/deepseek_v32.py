@@ -13,17 +13,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from helpers.layers.cache import Cache
-from helpers.layers.config_words import by_one_name, flattened, rotary_settings
+from helpers.config_words import by_one_name, flattened, rotary_settings
 from helpers.layers.dsa import Indexer, SparseAttention, SparseLatents
+from helpers.layers.kv_cache import Cache
 from helpers.layers.mla import MLA
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import arrange, known
 from helpers.layers.rope import Yarn, angles_of_yarn, frequencies, rotate
-from helpers.layers.rows import arrange, known
 from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name, shared_experts
 from helpers.models.text_only import text_only
-from helpers.moe.mixture import Choice, Mixture
+from helpers.moe.moe_layer import Choice, Mixture
 from helpers.shapes import Bool, Float, Int, Tensor
 
 

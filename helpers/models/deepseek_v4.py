@@ -9,15 +9,15 @@ Source: DeepSeek-AI, "DeepSeek-V4", 2026; transformers' ``modeling_deepseek_v4.p
 import torch
 from torch import nn
 
-from helpers.layers.cache import Cache
 from helpers.layers.compressed import Compressed, CompressedAttention, Sizes
 from helpers.layers.compressor import Compressor, EntryIndexer
 from helpers.layers.hyper import HyperConnection, HyperHead, expand
+from helpers.layers.kv_cache import Cache
 from helpers.layers.mlp import swiglu
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import frequencies, stretched
-from helpers.layers.rows import Rows, arrange, known
-from helpers.models.deepseek_v4_config import (
+from helpers.models.configs.deepseek_v4 import (
     CONFIG_NAMES,
     HASHED,
     HEAVY,

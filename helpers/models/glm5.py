@@ -14,18 +14,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from helpers.layers.cache import Cache
-from helpers.layers.config_words import by_one_name, flattened
+from helpers.config_words import by_one_name, flattened
 from helpers.layers.dsa import Indexer, SparseAttention, SparseLatents
+from helpers.layers.kv_cache import Cache
 from helpers.layers.mla import MLA
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import arrange, known
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
-from helpers.layers.rows import arrange, known
 from helpers.models.deepseek_v32 import NAMES, OTHER_NAMES, SPARSE, dense_blocks  # named and laid out alike
 from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name, shared_experts
 from helpers.models.text_only import text_only
-from helpers.moe.mixture import Choice, Mixture
+from helpers.moe.moe_layer import Choice, Mixture
 from helpers.shapes import Bool, Float, Int, Tensor
 
 FULL, SHARED = "full", "shared"  # config.json's words: an indexer of its own, or the choice of an earlier block

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from helpers.layers.cache import Cache
-from helpers.layers.rows import arrange, known
+from helpers.layers.kv_cache import Cache
+from helpers.layers.ragged import arrange, known
 from helpers.models import deepseek_v3
 from helpers.models.published import check_features
 from helpers.shapes import Bool, Float, Int, Tensor

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.config_words import flattened
 from helpers.layers.attention import Attention
-from helpers.layers.cache import Cache, KeyValues
-from helpers.layers.config_words import flattened
+from helpers.layers.kv_cache import Cache, KeyValues
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import arrange, known
 from helpers.layers.rope import angles, frequencies
-from helpers.layers.rows import arrange, known
 from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name
 from helpers.models.text_only import text_only
 from helpers.shapes import Bool, Float, Int, Tensor

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn import functional
 
-from helpers.layers.cache import Cache, KeyValues
-from helpers.layers.config_words import flattened
+from helpers.config_words import flattened
 from helpers.layers.delta import DeltaState, GatedDeltaNet
 from helpers.layers.gated_attention import GatedAttention
+from helpers.layers.kv_cache import Cache, KeyValues
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import ZeroCentredNorm
+from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import angles_of_axes, frequencies
-from helpers.layers.rows import Rows, arrange, known
 from helpers.models.published import check_features, check_sizes, checkpoint_name
 from helpers.models.text_only import text_only
 from helpers.moe.experts import Experts

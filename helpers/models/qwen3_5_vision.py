@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from helpers.layers.cache import Cache
-from helpers.layers.rows import Rows, arrange, known
+from helpers.layers.kv_cache import Cache
+from helpers.layers.ragged import Rows, arrange, known
 from helpers.models import qwen3_5
 from helpers.models.published import check_features
 from helpers.shapes import Bool, Float, Int, Tensor

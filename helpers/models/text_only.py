@@ -5,7 +5,7 @@ from functools import wraps
 
 from torch import nn
 
-from helpers.layers.cache import Cache
+from helpers.layers.kv_cache import Cache
 from helpers.shapes import Bool, Float, Int, Tensor
 
 SEEING = "Qwen3.5 with its vision tower (qwen3_5, qwen3_5_moe) and Kimi K2.5 (kimi_k25)"

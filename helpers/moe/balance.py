@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from helpers.inside import hooked
+from helpers.hooks import hooked
 from helpers.moe.experts import Experts, mixtures
 from helpers.moe.router import load, rebalanced
 from helpers.shapes import Float, Int, Tensor

@@ -6,8 +6,8 @@ from datetime import date
 
 import plotly.graph_objects as go
 
-from helpers.calibration import Bin, brier
-from helpers.ledger import OPEN, PARTS, VERDICTS, Claim, scorable, select
+from helpers.claims.forecasts import Bin, brier
+from helpers.claims.ledger import OPEN, PARTS, VERDICTS, Claim, scorable, select
 from helpers.plots.look import GREY, OKABE_ITO, new_figure
 
 _LEGEND_BELOW = dict(orientation="h", yref="container", y=0.01, yanchor="bottom")

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from helpers.parts import part
+from helpers.models.components import part
 from helpers.quant.linear import Packed
 from helpers.quant.parts import REST, part_of
 from helpers.shapes import Tensor
 
-# helpers.parts' titles -> the words of helpers.quant.parts, where they are others
+# helpers.models.components' titles -> the words of helpers.quant.parts, where they are others
 WORDS = {"routed experts": "experts", "shared expert": "shared", "dense FFN": "mlp", "other": REST}
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from helpers.layers.cache import Cache, Slots
-from helpers.quant.integers import Grid, from_codes, grid_of, round_to
-from helpers.quant.packing import pack_bits, unpack_bits
+from helpers.layers.kv_cache import Cache, Slots
+from helpers.quant.formats.integers import Grid, from_codes, grid_of, round_to
+from helpers.quant.formats.packing import pack_bits, unpack_bits
 from helpers.shapes import Float, Int, Tensor
 
 TOKEN, CHANNEL = "token", "channel"

@@ -14,11 +14,11 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from helpers.quant.formats import Encoded, Shape, Tensors
-from helpers.quant.integers import vectorwise
-from helpers.quant.normal_float import BLOCK, NF4
-from helpers.quant.packing import pack_pairs, unpack_pairs
-from helpers.quant.ways import DYNAMIC, Way, Ways
+from helpers.quant.backends import DYNAMIC, Way, Ways
+from helpers.quant.formats.integers import vectorwise
+from helpers.quant.formats.named import Encoded, Shape, Tensors
+from helpers.quant.formats.normal_float import BLOCK, NF4
+from helpers.quant.formats.packing import pack_pairs, unpack_pairs
 from helpers.shapes import Float, Tensor
 
 # Tokens up to which a kernel takes less time than decoding and one product, with layers 2048 and 4096 wide. NF4's does

@@ -6,12 +6,12 @@ from torch import nn
 from helpers.layers.mlp import swiglu
 from helpers.moe.dispatch import check_experts, sort_pairs
 from helpers.moe.experts import Experts
-from helpers.moe.mixture import Router
+from helpers.moe.moe_layer import Router
 from helpers.moe.router import Routing
 from helpers.precision import wide
+from helpers.quant.backends import Ways
 from helpers.quant.cpu import CPU
 from helpers.quant.linear import Pack, packing
-from helpers.quant.ways import Ways
 from helpers.shapes import Float, Int, Tensor
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.quant.backends import Way, Ways, as_read, encoded_as, stored_as, way_of
 from helpers.quant.cpu import CPU
-from helpers.quant.formats import Encoded, Shape
-from helpers.quant.ways import Way, Ways, as_read, encoded_as, stored_as, way_of
+from helpers.quant.formats.named import Encoded, Shape
 from helpers.shapes import Float, Int, Tensor
 
 

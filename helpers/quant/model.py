@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from torch import nn
 
 from helpers.moe.experts import Experts
-from helpers.moe.mixture import Router
-from helpers.quant.blocks import check_numbers
+from helpers.moe.moe_layer import Router
+from helpers.quant.backends import Ways, stored_as
 from helpers.quant.cpu import CPU
 from helpers.quant.experts import QuantisedExperts, QuantisedRouter
-from helpers.quant.formats import format_of
+from helpers.quant.formats.blocks import check_numbers
+from helpers.quant.formats.named import format_of
 from helpers.quant.linear import Pack, QuantisedEmbedding, QuantisedLinear, packing
 from helpers.quant.parts import Held, check_parts, held_by_part, layers_of, part_of, weights_of
-from helpers.quant.ways import Ways, stored_as
 from helpers.units import format_bytes, format_count
 
 KEPT = ("router", "head", "embedding", "vision")  # small parts that suffer most, and one that a token reads a row of
@@ -60,12 +60,12 @@ class Report:
 def quantise(model: nn.Module, name: str, keep: Collection[str] = KEPT, wrap: bool = False, ways: Ways = CPU) -> Report:
     """Pack every matrix of ``model`` in the format ``name``, in place, but for the parts in ``keep``.
 
-    ``name`` is one of ``helpers.quant.formats.FORMATS``, or "int8-dynamic", whose layers round their tokens to INT8
-    too. ``keep`` holds words of ``helpers.quant.parts.PARTS`` ("router", "head", "attention", ...) or names of single
-    layers; where the head is the embedding, keeping it keeps both. Norms are never packed, and what is packed already
-    stays, so that parts can have different formats. ``wrap`` lets the groups of a format run on over the ends of rows
-    where they do not divide a width. Make the model bfloat16 first to get the kernels in ``ways``: a float32 model is
-    exact and slow. Experts are stacks, and are packed with the rest.
+    ``name`` is one of ``helpers.quant.formats.named.FORMATS``, or "int8-dynamic", whose layers round their tokens to
+    INT8 too. ``keep`` holds words of ``helpers.quant.parts.PARTS`` ("router", "head", "attention", ...) or names of
+    single layers; where the head is the embedding, keeping it keeps both. Norms are never packed, and what is packed
+    already stays, so that parts can have different formats. ``wrap`` lets the groups of a format run on over the ends
+    of rows where they do not divide a width. Make the model bfloat16 first to get the kernels in ``ways``: a float32
+    model is exact and slow. Experts are stacks, and are packed with the rest.
 
     ValueError for an unknown format or part, a width that the format does not divide, numbers that no format stores
     (NaN, infinity, above 1e37), or where nothing is left to pack; the model is then as it was. Built in lesson 15.

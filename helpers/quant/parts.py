@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from helpers.moe.experts import Experts
-from helpers.moe.mixture import Router
+from helpers.moe.moe_layer import Router
 from helpers.quant.linear import Packed
 from helpers.shapes import Tensor
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import torch
 
-from helpers.layers.cache import Cache
-from helpers.layers.rows import Rows
+from helpers.layers.kv_cache import Cache
+from helpers.layers.ragged import Rows
 from helpers.shapes import Bool, Float, Int, Tensor
 
 KEYS = ("pixel_values", "image_grid_thw")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from helpers.layers.config_words import flattened
+from helpers.config_words import flattened
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
 from helpers.precision import wide
 from helpers.shapes import Float, Tensor

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from helpers.layers.config_words import by_one_name, flattened
+from helpers.config_words import by_one_name, flattened
 from helpers.layers.rope import angles, frequencies, rotate
 from helpers.precision import wide
 from helpers.shapes import Float, Tensor

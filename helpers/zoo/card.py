@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from helpers.device import describe
-from helpers.train import Run
+from helpers.training.train import Run
 from helpers.zoo.follow import Made
 from helpers.zoo.recipe import Recipe
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from helpers.device import threads
 from helpers.moe.balance import rebalance, watch_loads
-from helpers.train import Run, initialise, train, train_only
+from helpers.training.train import Run, initialise, train, train_only
 from helpers.zoo.recipe import Recipe, Stage
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from helpers.train import Loss, Settings, Stream, loss_of
+from helpers.training.train import Loss, Settings, Stream, loss_of
 
 
 def everything(_name: str) -> bool:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from course import test as course_test
-from course.results import Failure
+from course.running.results import Failure
 from course.test import Outcome, names_of_failures, summary
 
 PASSING = "def test_good(): assert True\n"

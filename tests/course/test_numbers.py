@@ -2,7 +2,9 @@
 
 import pytest
 
-from course import measure, run, train_zoo
+from course.authoring import train_zoo
+from course.measure import __main__ as measure
+from course.running import run
 
 NO_LIMIT = ("nan", "inf", "-inf", "0", "-1", "soon", "")
 COMMANDS = {

@@ -9,7 +9,7 @@ import pytest
 
 from course.sources import REPOSITORY
 
-CHECK = "from course.exercise import Exercise; e = Exercise('sum', '00', lambda a: 'größer…'); e(1); e(...)"
+CHECK = "from course.exercise.exercise import Exercise; e = Exercise('sum', '00', lambda a: 'größer…'); e(1); e(...)"
 posix = pytest.mark.skipif(os.name != "posix", reason="files and redirections of a POSIX shell")
 
 
@@ -80,8 +80,9 @@ def test_closed_streams_are_no_error():
 RUN = """
 import sys
 from pathlib import Path
-from course import cli, run
-from lesson_files import lesson
+from course import cli
+from course.running import run
+from support.lesson_files import lesson
 folder = Path(sys.argv[1])
 run.RUNS = folder / "run"
 run._lesson_files = lambda solved: [lesson(folder, "00_bad", "raise ValueError('✗ größer')"), lesson(folder, "01_good")]

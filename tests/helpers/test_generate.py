@@ -10,9 +10,11 @@ import torch
 from transformers import AutoTokenizer
 
 from helpers.checkpoints import load, resolve
-from helpers.generate import Interrupted, chances, choose, drawn, generate
+from helpers.decoding.request import Interrupted
+from helpers.decoding.sampling import chances, choose, drawn
+from helpers.generate import generate
 from helpers.models.qwen3 import Config, Qwen3
-from helpers.train import initialise
+from helpers.training.train import initialise
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -310,9 +312,9 @@ def test_behind_the_length_it_was_trained_for_a_model_goes_on():
 WRONG = """
 import torch
 from helpers.generate import generate
-from helpers.drafts import NGram
+from helpers.decoding.drafts import NGram
 from helpers.models.qwen3 import Config, Qwen3
-from helpers.speculative import speculate
+from helpers.decoding.speculative import speculate
 
 model, prompt = Qwen3(Config(53, 16, 1, 2, 1, 8, 24)).eval(), torch.tensor([[5, 6, 7]])
 wrong = [

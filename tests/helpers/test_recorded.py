@@ -4,7 +4,7 @@ import platform
 from importlib.metadata import version
 
 import pytest
-from drift import hold_to_record
+from support.drift import hold_to_record
 
 from helpers.recorded import differences, moved
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from course.parity_configs import CONFIGS
-from course.parity_runs import TEXT, TOKEN, named, prompts, randomise_all
+from course.parity.configs import CONFIGS
+from course.parity.runs import TEXT, TOKEN, named, prompts, randomise_all
 from helpers.checkpoints import CheckpointError, load, save
 from helpers.checkpoints.folder import CONFIG, SINGLE
 

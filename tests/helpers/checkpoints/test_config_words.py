@@ -17,22 +17,15 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from course.parity_configs import CONFIGS
-from course.parity_runs import IMAGES, TEXT, TOKEN, beginning_in, named, prompts, save_random, tasks, their_logits
+from course.parity.configs import CONFIGS
+from course.parity.runs import IMAGES, TEXT, TOKEN, beginning_in, named, prompts, save_random, tasks, their_logits
 from helpers.checkpoints import CheckpointError, load
 from helpers.checkpoints.families import CONFIG_NAMES, FAMILIES
 from helpers.checkpoints.folder import CONFIG
-from helpers.layers.config_words import BESIDE, CONTEXT, INSIDE
-from helpers.models import (
-    deepseek_v3_config,
-    deepseek_v4_config,
-    deepseek_v32,
-    glm5,
-    kimi_k25,
-    published,
-    qwen3,
-    qwen3_5,
-)
+from helpers.config_words import BESIDE, CONTEXT, INSIDE
+from helpers.models import deepseek_v32, glm5, kimi_k25, published, qwen3, qwen3_5
+from helpers.models.configs import deepseek_v3 as deepseek_v3_config
+from helpers.models.configs import deepseek_v4
 from helpers.vision import moonvit
 from helpers.vision import qwen3_5 as tower
 
@@ -47,7 +40,7 @@ READ = {"rope_scaling", "rope_parameters", "type", "architectures", "layer_types
 READ |= {"text_config", "vision_config", "mlp_layer_types", "compress_rates", "projection_hidden_size"}
 READ |= {"index_topk_freq", "index_topk_pattern", "index_skip_topk_offset", "full_attention_interval", CONTEXT}
 READ |= {"num_hash_layers", "compress_ratios", "sliding_window", "head_dim", "num_key_value_heads", *BESIDE, *INSIDE}
-TABLES = (qwen3, qwen3_5, deepseek_v3_config, deepseek_v32, glm5, deepseek_v4_config, tower, moonvit)
+TABLES = (qwen3, qwen3_5, deepseek_v3_config, deepseek_v32, glm5, deepseek_v4, tower, moonvit)
 for table in TABLES:
     READ |= {*table.ONLY, *getattr(table, "OTHER_NAMES", {})}
 READ |= {name for names in CONFIG_NAMES.values() for name in names.values()} | {*published.EVERYWHERE, *kimi_k25.OLDER}

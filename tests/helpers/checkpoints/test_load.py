@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from helpers import zoo
-from helpers.checkpoints import CheckpointError, load, resolve, safetensors, save, stored
+from helpers.checkpoints import CheckpointError, load, resolve, safetensors, save
+from helpers.checkpoints import packed as stored
 from helpers.checkpoints.folder import CONFIG, INDEX, SINGLE
 from helpers.models.qwen3 import Config, Qwen3
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from course import parity_runs
-from course.parity_configs import CONFIGS
+from course.parity import runs
+from course.parity.configs import CONFIGS
 from helpers.checkpoints import CheckpointError, load, save
 from helpers.checkpoints.folder import CONFIG, SINGLE
-from helpers.checkpoints.stored import Files
+from helpers.checkpoints.packed import Files
 from helpers.models.qwen3 import Config, Qwen3
-from helpers.quant.floats import pack_fp8, unpack_fp8
-from helpers.quant.fp4 import pack_fp4, unpack_fp4
-from helpers.quant.integers import pack_int4, unpack_int4
-from helpers.quant.packing import pack_words
+from helpers.quant.formats.floats import pack_fp8, unpack_fp8
+from helpers.quant.formats.fp4 import pack_fp4, unpack_fp4
+from helpers.quant.formats.integers import pack_int4, unpack_int4
+from helpers.quant.formats.packing import pack_words
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 INT4 = {
@@ -126,7 +126,7 @@ def test_rows_that_do_not_fill_their_last_word_are_read_in_every_family_matrices
     """In groups of 4, rows of 12 and of 20 numbers end in half a word."""
     tiny = CONFIGS[family]
     monkeypatch.setitem(CONFIGS, family, tiny._replace(sizes=narrow(tiny.sizes)))
-    parity_runs.save_random(family, tmp_path)
+    runs.save_random(family, tmp_path)
     save(load(tmp_path), tmp_path)
     weights, packed, expected, ragged = load_file(tmp_path / SINGLE), {}, {}, 0
     for name, weight in weights.items():

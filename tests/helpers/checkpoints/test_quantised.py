@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from course import parity_runs
-from course.parity_configs import CONFIGS
+from course.parity import runs
+from course.parity.configs import CONFIGS
 from helpers.checkpoints import CheckpointError, load, tensors
 from helpers.checkpoints.quantised import LAYERS, WEIGHTS, load_quantised, save_quantised
+from helpers.quant.backends import DYNAMIC
 from helpers.quant.cpu import CPU
-from helpers.quant.formats import FORMATS
+from helpers.quant.formats.named import FORMATS
 from helpers.quant.linear import Packed
 from helpers.quant.model import quantise
 from helpers.quant.parts import all_but, held_by_part
-from helpers.quant.ways import DYNAMIC
 
 IDS = torch.randint(199, (1, 24), generator=torch.Generator().manual_seed(0))
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("no_gradients")
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_model_of_every_family_comes_back_to_the_bit(family, tmp_path):
-    parity_runs.save_random(family, tmp_path)
+    runs.save_random(family, tmp_path)
     model = load(tmp_path)
     quantise(model, "int4", keep=["router"], wrap=True)
     save_quantised(model, tmp_path / "packed")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_tests import WHERE, in_both, launches_of, near_float64, needs_triton, numbers, refused
+from support.kernel_tests import WHERE, in_both, launches_of, near_float64, needs_triton, numbers, refused
 
 from helpers.kernels.delta_rule import chunked_delta_rule, cost
 from helpers.layers import delta

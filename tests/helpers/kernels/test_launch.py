@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from kernel_tests import WHERE, needs_triton, numbers
+from support.kernel_tests import WHERE, needs_triton, numbers
 
 from helpers.kernels.launch import (
     INTERPRETED,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_tests import in_both, launches_of, near_float64, needs_triton, numbers, refused
+from support.kernel_tests import in_both, launches_of, near_float64, needs_triton, numbers, refused
 
 from helpers.kernels import matmul as module
 from helpers.kernels.matmul import cost, matmul

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_tests import in_both, launches_of, near_float64, needs_triton, numbers, refused
+from support.kernel_tests import in_both, launches_of, near_float64, needs_triton, numbers, refused
 
 from helpers.kernels.rms_norm import WIDEST, add_rms_norm, cost, rms_norm
 from helpers.layers import norm

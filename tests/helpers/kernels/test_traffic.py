@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from kernel_tests import numbers
+from support.kernel_tests import numbers
 
-from helpers.kernels import block_sparse, index_scores, mla_decode, rms_norm, softmax, sparse_attention, top_k
+from helpers.kernels import rms_norm, softmax
+from helpers.kernels.attention import block_sparse, index_scores, mla_decode, sparse_attention, top_k
 from helpers.kernels.launch import INTERPRETED
 from helpers.kernels.traffic import counted_traffic
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from course import parity_runs
-from course.parity_configs import CONFIGS
+from course.parity import runs
+from course.parity.configs import CONFIGS
 from helpers.checkpoints import load
 from helpers.checkpoints.quantised import load_quantised, save_quantised
 from helpers.compare import randn
@@ -20,16 +20,16 @@ from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm, ZeroCentredNorm
 from helpers.models import qwen3
 from helpers.quant import audit
-from helpers.quant.awq import fold
+from helpers.quant.backends import DYNAMIC, stored_as
 from helpers.quant.cache import Rule, packed_cache
-from helpers.quant.calibrate import calibrate, to_nearest, with_awq, with_gptq
-from helpers.quant.formats import FORMATS, format_of
-from helpers.quant.integers import grid_of
+from helpers.quant.formats.integers import grid_of
+from helpers.quant.formats.named import FORMATS, format_of
 from helpers.quant.linear import Packed, packing
+from helpers.quant.methods.awq import fold
+from helpers.quant.methods.calibrate import calibrate, to_nearest, with_awq, with_gptq
+from helpers.quant.methods.qat import Width, rounding
 from helpers.quant.model import quantise
 from helpers.quant.parts import layers_of, weights_of
-from helpers.quant.qat import Width, rounding
-from helpers.quant.ways import DYNAMIC, stored_as
 
 FOUR_BITS = partial(grid_of, bits=4, group=8, symmetric=False)
 HUGE = [1e38, -3e38, float("nan"), float("inf"), -float("inf")]
@@ -110,7 +110,7 @@ def test_half_of_what_float16_holds_is_packed_and_comes_back_finite_and_more_is_
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_in_every_family_each_layer_is_looked_at_before_one_is_packed(tmp_path, family):
-    parity_runs.save_random(family, tmp_path)
+    runs.save_random(family, tmp_path)
     model = load(tmp_path)
     count = len(list(layers_of(model)))
     for n in (0, count // 2, count - 1):

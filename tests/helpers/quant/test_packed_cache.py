@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.compare import randn, relative_rms
-from helpers.layers.cache import Slots
+from helpers.layers.kv_cache import Slots
 from helpers.quant.cache import CHANNEL, TOKEN, ChannelSlots, Rule, TokenSlots, packed_cache
-from helpers.quant.integers import from_codes, round_to
-from helpers.quant.packing import pack_bits, unpack_bits
+from helpers.quant.formats.integers import from_codes, round_to
+from helpers.quant.formats.packing import pack_bits, unpack_bits
 
 
 def rounded(rows: torch.Tensor, rule: Rule) -> torch.Tensor:

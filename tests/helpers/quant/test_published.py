@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from helpers.compare import randn
-from helpers.quant.floats import pack_fp8, unpack_fp8
-from helpers.quant.fp4 import E2M1, pack_fp4, unpack_fp4
-from helpers.quant.integers import pack_int4, unpack_int4
+from helpers.quant.formats.floats import pack_fp8, unpack_fp8
+from helpers.quant.formats.fp4 import E2M1, pack_fp4, unpack_fp4
+from helpers.quant.formats.integers import pack_int4, unpack_int4
 
 SHAPES = [(1, 2), (128, 128), (129, 64), (160, 130), (576, 48), (31, 96)]
 

@@ -1,0 +1,1 @@
+"""For authors: the lesson sources, and what builds, pulls and checks them."""

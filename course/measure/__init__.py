@@ -1,0 +1,1 @@
+"""``python3 -m course measure``: measurements of this machine, one file per subject."""

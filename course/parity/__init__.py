@@ -1,0 +1,1 @@
+"""``python3 -m course parity``: every family compared with transformers, block by block."""

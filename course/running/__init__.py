@@ -1,0 +1,1 @@
+"""Running lessons headless: one kernel per lesson, limits, results and reports."""

@@ -1,0 +1,1 @@
+"""Upkeep: the pins of every package, and the nightly runs."""

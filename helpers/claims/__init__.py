@@ -1,0 +1,1 @@
+"""The article's claims, the verdicts on them, and forecasts with their scores."""

@@ -1,0 +1,1 @@
+"""Decoding: prompts, sampling, stopping, speculative decoding, and compiled steps."""

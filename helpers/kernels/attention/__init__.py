@@ -1,0 +1,1 @@
+"""Triton kernels of attention: one per file."""

@@ -1,0 +1,54 @@
+"""Latent attention of one new token over a long cache: sibling of ``helpers.layers.mla.absorbed``.
+
+    cache  S x (C + R)   [ split 0 | split 1 | .. ]    the walk of ``latent_walk``: every program takes up to 64 heads
+    heads                [ 0 .. 63 | 64 .. 127 ]       of one query over one split of the keys, and loads all of them
+
+The cache is what is read: S (C + R) numbers a text, once from memory where a program takes all heads. FLOP:
+2 H (2 C + R) a token, so 64 heads give 121 FLOP a byte in 16 bits, left of an H200's ridge (206), and 128 heads give
+242, right of it. Carrying the queries into the latents and the mixtures out of them are two small products before and
+after, which torch does.
+"""
+
+from helpers.kernels.attention.latent_walk import refuse_latents, walked
+from helpers.kernels.launch import launches
+from helpers.layers import mla
+from helpers.measure import Work
+from helpers.measure.dsa_work import pair_flops
+from helpers.shapes import Bool, Float, Tensor
+
+LEAST = 256  # keys a split, or it is not worth a program
+
+
+def absorbed(
+    query: Float[Tensor, "B T H K"],
+    query_turned: Float[Tensor, "B T H R"],
+    latent: Float[Tensor, "B S C"],
+    key_turned: Float[Tensor, "B S R"],
+    up_key: Float[Tensor, "H K C"],
+    up_value: Float[Tensor, "H V C"],
+    mask: Bool[Tensor, "B T S"],
+    scale: float,
+) -> Float[Tensor, "B T H V"]:
+    """The numbers of ``mla.absorbed``, for few queries a text: one program reads the whole cache for each of them.
+
+    Raises ValueError for sizes that do not fit together, an empty cache, tensors in pieces, mixed dtypes.
+    Source: DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1.2; split over keys: "Flash-Decoding", 2023.
+    Built in lesson 16.
+    """
+    if not launches(query, query_turned, latent, key_turned, up_key, up_value):
+        return mla.absorbed(query, query_turned, latent, key_turned, up_key, up_value, mask, scale)
+    refuse_latents(query, query_turned, latent, key_turned, up_key, up_value)
+    if mask.shape != (*query.shape[:2], latent.shape[1]):
+        raise ValueError(f"the mask is {tuple(mask.shape)} for {query.shape[1]} queries and {latent.shape[1]} keys")
+    asked = mla.into_latents(query, up_key).contiguous()
+    mixed = walked(asked, query_turned.contiguous(), latent, key_turned, mask.contiguous(), scale, LEAST)
+    return mla.out_of_latents(mixed, up_value)
+
+
+def cost(batch: int, tokens: int, heads: int, latent: int, turned: int, number_bytes: int = 2) -> Work:
+    """One query a text: each latent and turned key read once for all heads; queries and mixtures beside them.
+
+    Built in lesson 16.
+    """
+    read = batch * (tokens * (latent + turned) + heads * (2 * latent + turned)) * number_bytes
+    return Work(flops=batch * tokens * pair_flops(heads, latent, turned), bytes=read)

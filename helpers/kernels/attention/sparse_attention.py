@@ -1,0 +1,65 @@
+"""Latent attention over chosen tokens only: sibling of ``helpers.layers.dsa.attend_chosen``.
+
+    chosen   [ 3 | 17 | 18 | 90 | -1 | -1 ]      positions in the cache, -1: none
+               |    |    |    |
+    cache  ....#....##.......#..............     the walk of ``latent_walk`` gathers those rows, and never the others
+
+A row is C + R numbers side by side, 1152 bytes in 16 bits, enough for memory to be read at its full width. A prompt has
+a program for each query and block of heads; a decoded token has few, so its choice is split as well. FLOP:
+2 H (2 C + R) for each chosen token; bytes: C + R numbers for each, per query, whatever the length of the text; that is
+the point.
+"""
+
+import torch
+
+from helpers.kernels.attention.latent_walk import refuse_latents, walked
+from helpers.kernels.launch import launches, may_ask
+from helpers.layers import dsa
+from helpers.layers.mla import into_latents, out_of_latents
+from helpers.measure import Work
+from helpers.measure.dsa_work import pair_flops
+from helpers.shapes import Float, Int, Tensor
+
+LEAST = 128  # chosen tokens a split, or it is not worth a program
+
+
+def attend_chosen(
+    query: Float[Tensor, "B T H K"],
+    query_turned: Float[Tensor, "B T H R"],
+    latent: Float[Tensor, "B S C"],
+    key_turned: Float[Tensor, "B S R"],
+    up_key: Float[Tensor, "H K C"],
+    up_value: Float[Tensor, "H V C"],
+    chosen: Int[Tensor, "B T chosen"],
+    scale: float,
+) -> Float[Tensor, "B T H V"]:
+    """The numbers of ``dsa.attend_chosen``, for one query or for many; -1 stands for no position.
+
+    A position behind the cache would read foreign memory; it is refused, which costs one look at the largest (but while
+    a CUDA graph is captured, which cannot look).
+    Raises ValueError for it, for sizes that do not fit, an empty choice, tensors in pieces, mixed dtypes.
+    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; FlashMLA's sparse kernels do this job. Built in lesson 16.
+    """
+    if not launches(query, query_turned, latent, key_turned, up_key, up_value):
+        return dsa.attend_chosen(query, query_turned, latent, key_turned, up_key, up_value, chosen, scale)
+    refuse_latents(query, query_turned, latent, key_turned, up_key, up_value)
+    _refuse(chosen, query, latent.shape[1])
+    asked = into_latents(query, up_key).contiguous()
+    mixed = walked(asked, query_turned.contiguous(), latent, key_turned, chosen.contiguous(), scale, LEAST)
+    return out_of_latents(mixed, up_value)
+
+
+def cost(queries: int, k: int, heads: int, latent: int, turned: int, number_bytes: int = 2) -> Work:
+    """Each query gathers k latents and turned keys, and reads k positions of 8 bytes. Built in lesson 16."""
+    read = k * (latent + turned) * number_bytes + 8 * k + heads * (2 * latent + turned) * number_bytes
+    return Work(flops=queries * k * pair_flops(heads, latent, turned), bytes=queries * read)
+
+
+def _refuse(chosen: Tensor, query: Tensor, keys: int) -> None:
+    if chosen.shape[:2] != query.shape[:2] or chosen.shape[2] == 0:
+        raise ValueError(f"the choice is {tuple(chosen.shape)} for {tuple(query.shape[:2])} queries; each needs some")
+    if chosen.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"the choice is {chosen.dtype}: positions are int32 or int64")
+    lowest, highest = (int(end) for end in chosen.aminmax()) if may_ask(chosen) else (-1, -1)
+    if highest >= keys or lowest < -1:
+        raise ValueError(f"positions {lowest} to {highest} were chosen; the cache has 0 to {keys - 1}, and -1 for none")

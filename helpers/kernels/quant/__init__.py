@@ -1,0 +1,1 @@
+"""Triton kernels that read weights of few bits: one per file."""

@@ -1,0 +1,1 @@
+"""Figures of attention: what it reads, chooses and stores."""

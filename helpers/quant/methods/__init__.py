@@ -1,0 +1,1 @@
+"""Methods that choose the codes: GPTQ, AWQ, SmoothQuant, quantisation-aware training, and calibration."""

@@ -1,0 +1,1 @@
+"""What each model of the zoo is measured by, for its card."""

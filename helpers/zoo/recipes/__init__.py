@@ -1,0 +1,1 @@
+"""How each model of the zoo is made: one recipe per kind of model."""

@@ -1,0 +1,69 @@
+"""The case that times guessing: the same tokens or no clock, and shapes that say what the guesses were worth."""
+
+import pytest
+import torch
+
+from course.measure import __main__ as measure
+from course.measure import speculative as measure_speculative
+from course.measure.speculative import TARGETS, drafts_of, prompts_of, said, speculative_case, two_lines, work
+from helpers import zoo
+from helpers.checkpoints import load
+from helpers.decoding.drafts import NGram
+from helpers.decoding.speculative import Speculated, speculate
+from helpers.measure import Comparison, Timing, read_record
+from helpers.measure.records import FOLDER
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return load(zoo.folder("tiny-qwen3"))
+
+
+def test_two_lines_tell_passes_guesses_and_what_stayed(model, monkeypatch, capsys):
+    monkeypatch.setattr(measure_speculative, "REPEATS", 3)
+    prompts = prompts_of("tiny-qwen3", CPU)
+    plain, guessing = two_lines("lookup", model, prompts, NGram(4), 12, CPU)
+    runs = [speculate(model, ids, NGram(4), 12) for ids in prompts]
+    assert plain.shape == guessing.shape
+    assert guessing.shape[:3] == [2, 24, sum(run.passes for run in runs)]
+    assert guessing.shape[3:] == [sum(run.drafted for run in runs), sum(run.accepted for run in runs)]
+    assert (plain.label, guessing.label) == ("plain", "lookup")
+    assert plain.bytes > guessing.bytes
+    assert "tokens a pass" in capsys.readouterr().err
+
+
+def test_guesses_that_change_the_text_are_not_timed(model, monkeypatch):
+    wrong = lambda model, ids, draft, new: speculate(model, ids + 1, draft, new)  # noqa: E731
+    monkeypatch.setattr(measure_speculative, "speculate", wrong)
+    with pytest.raises(AssertionError, match="lookup: other tokens"):
+        list(two_lines("lookup", model, prompts_of("tiny-qwen3", CPU), NGram(4), 4, CPU))
+
+
+def test_a_refused_guess_is_work_and_a_pass_saved_is_bytes_saved(model):
+    few, many = work(model, 10, 20), work(model, 20, 20)
+    assert many.bytes == 2 * few.bytes
+    assert many.flops == few.flops
+
+
+def test_the_case_is_on_the_list_and_its_record_is_complete():
+    assert measure.CASES["speculative"] is speculative_case
+    record = read_record(FOLDER / "cpu" / "speculative.json")
+    labels = [line.label for line in record.measurements]
+    drafts = drafts_of(CPU)
+    expected = [f"{name}, {label}" for name in TARGETS for label in drafts[name](load(zoo.folder(name)))]
+    assert labels[1::2] == expected
+    assert set(labels[::2]) == {"plain"}
+    for line in record.measurements:
+        texts, tokens, passes, guessed, stay = line.shape
+        assert texts <= passes <= tokens
+        assert 0 < stay <= guessed
+
+
+def test_a_result_is_said_with_its_spread():
+    slow, fast = Timing(2.0, 2.0, 2.0, 9, 1, "wall clock"), Timing(1.0, 1.0, 1.0, 9, 1, "wall clock")
+    run = Speculated(torch.zeros(1, 1, dtype=torch.long), 4, [(4, 3), (4, 1)])
+    assert said("x", [run], 8, Comparison(slow, fast, 2.0, 1.9, 2.25)) == (
+        "  x: 2.00 tokens a pass, 50% stay, 2.00 times as fast (1.90 to 2.25)"
+    )
