@@ -1,4 +1,4 @@
-"""Text files: read with the file's name in every complaint, written whole or not at all, several of them all or none."""
+"""Text files: read with the file's name in every complaint, written whole or not at all, several all or none."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ def read_text(path: Path) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path`, whose folder is made: a reader never sees half a file. Raises as `write_texts`."""
+    """Write `text` (UTF-8) to `path`, whose folder is made: nobody sees half a file. Raises as `write_texts`."""
     write_texts({path: text})
 
 
