@@ -71,10 +71,10 @@ def test_a_bundle_is_plain_json_and_small():
 
 def test_every_plot_module_uses_the_one_look_and_its_colours_only():
     colours = {colour.lower() for colour in OKABE_ITO.values()}
-    for module in pkgutil.iter_modules(helpers.plots.__path__):
-        if module.name == "look":
+    for module in pkgutil.walk_packages(helpers.plots.__path__, "helpers.plots."):
+        if module.ispkg or module.name == "helpers.plots.look":
             continue
-        text = inspect.getsource(importlib.import_module(f"helpers.plots.{module.name}"))
+        text = inspect.getsource(importlib.import_module(module.name))
         assert "new_figure" in text, module.name
         stray = {found.lower() for found in re.findall(r"#[0-9a-fA-F]{6}\b", text)} - colours
         assert not stray, (module.name, stray)
