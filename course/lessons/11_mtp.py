@@ -326,8 +326,8 @@ def guess(model, hidden, told, cache, depth):
         told = model.logits(hidden).argmax(dim=-1)
         guesses.append(told)
         if len(guesses) == 1:
-            cache.mark()  # what comes now was only guessed
-    cache.keep(torch.zeros_like(cache.lengths))
+            cache.checkpoint()  # what comes now was only guessed
+    cache.rollback(torch.zeros_like(cache.lengths))
     return torch.cat(guesses, dim=1)
 
 
@@ -388,11 +388,11 @@ def write(model, ids, count, depth):
     told, written, passes = torch.cat([ids[:, 1:], newest], dim=1), [newest], []
     while sum(part.shape[1] for part in written) < count:
         guesses = guess(model, hidden, told, drafts, depth)
-        cache.mark()
+        cache.checkpoint()
         hidden = model.read(torch.cat([newest, guesses], dim=1), cache)
         said = model.logits(hidden).argmax(dim=-1)
         right = int((guesses == said[:, :-1]).int().cumprod(dim=1).sum())
-        cache.keep(torch.tensor([right + 1]))
+        cache.rollback(torch.tensor([right + 1]))
         hidden, told, newest = hidden[:, : right + 1], said[:, : right + 1], said[:, right : right + 1]
         written.append(told)
         passes.append((guesses[0], right))
@@ -586,9 +586,9 @@ with torch.inference_mode():
 
 def one_more(cache, hidden_of):
     """A pass or a guess behind 60 tokens, taken back again."""
-    cache.mark()
+    cache.checkpoint()
     model.logits(hidden_of()).argmax(dim=-1)
-    cache.keep(torch.zeros_like(cache.lengths))
+    cache.rollback(torch.zeros_like(cache.lengths))
 
 
 # %%

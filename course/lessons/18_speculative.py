@@ -284,15 +284,15 @@ print(f"logits are off by {off:.2f}")
 # %% [markdown]
 # So every block of this course's caches knows two words. `mark()` comes before the guesses: a state keeps what it was,
 # by reference, which copies nothing, and notes what each token **writes**. `keep(n)` comes after: slots are cut, a
-# window is taken from a longer one, and a state goes back to the mark and writes its first n tokens again.
+# window is taken from a longer one, and a state goes back to the checkpoint and writes its first n tokens again.
 
 # %%
 with torch.no_grad():
     cache = memory.new_cache()
     memory(ids[:, :38], cache)
-    cache.mark()
+    cache.checkpoint()
     memory(torch.cat([ids[:, 38:39], wrong], dim=1), cache)  # one right token, four wrong ones
-    cache.keep(torch.tensor([1]))
+    cache.rollback(torch.tensor([1]))
     off = (memory(ids[:, 39:], cache)[:, -1] - right).abs().max()
 print(f"logits are off by {off:.0e}")
 
@@ -501,9 +501,9 @@ def a_pass(target, tokens, rows=1):
         target(ids, cache)
 
     def once():
-        cache.mark()
+        cache.checkpoint()
         target(ids[:, :tokens], cache=cache)
-        cache.keep(torch.zeros(rows, dtype=torch.long))
+        cache.rollback(torch.zeros(rows, dtype=torch.long))
 
     return once
 
@@ -813,7 +813,7 @@ check.batch(largest_batch)
 # 1. A guess stays with chance min(1, p/q); after a refusal the token comes from max(p - q, 0), and the whole is p.
 # 2. Drawing from p after a refusal is the classic bug: it favours what the draft likes, and a chi-square test sees it.
 # 3. A pass gives the guesses up to the first refusal and one token of the model's own.
-# 4. Slots of a cache are cut; states and windows go back to a mark and sum up again.
+# 4. Slots of a cache are cut; states and windows go back to a checkpoint and sum up again.
 # 5. It pays when guesses are cheap and passes are not yet full: a small part of a large model, few readers, texts
 #    that repeat.
 #

@@ -28,9 +28,9 @@ def acceptance_by_depth(
     draft.read(token_ids[:, :1], cache)
     for t in range(1, token_ids.shape[1] - 1):
         guesses = draft.guess(token_ids[:, : t + 1].tolist(), depth).tokens
-        cache.mark()
+        cache.checkpoint()
         said = draft.read(torch.cat([token_ids[:, t : t + 1], guesses], dim=1), cache)[:, :-1].argmax(dim=-1)
-        cache.keep(torch.ones_like(cache.lengths))  # the token that was given, and no guess
+        cache.rollback(torch.ones_like(cache.lengths))  # the token that was given, and no guess
         taken = torch.cat([torch.ones_like(said[:, :1]), (guesses == said).int().cumprod(dim=1)], dim=1)
         reached += taken[counted[:, t + 1]].sum(dim=0).cpu()
     return (reached[1:] / reached[:-1]).tolist()

@@ -82,11 +82,11 @@ class SmallModel:
         """Read what the text has become, then write ahead, one token a call."""
         cache, lengths = self._cache, torch.tensor([len(text) for text in texts])
         if cache.marked is not None:  # of what was guessed, what was accepted and read is in the text: all but its last
-            cache.keep(torch.minimum(lengths.to(cache.lengths) - 1, cache.lengths) - cache.marked)
+            cache.rollback(torch.minimum(lengths.to(cache.lengths) - 1, cache.lengths) - cache.marked)
         device = next(self.model.parameters()).device
         ids, mask = padded([text[read:] for text, read in zip(texts, _read(cache, texts), strict=True)])
         logits = self._call(ids.to(device), mask.to(device))
-        cache.mark()
+        cache.checkpoint()
         return _write_ahead(logits, k, temperature, generator, self._call)
 
     def _call(self, ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B T vocab"]:
@@ -127,13 +127,13 @@ class MTP:
         """Read the hidden states of the tokens that stayed, each with the token after it; then go on alone."""
         cache = self._cache
         if cache.marked is not None:
-            cache.keep(torch.zeros_like(cache.marked))
+            cache.rollback(torch.zeros_like(cache.marked))
         ids, mask = padded([text[read + 1 :] for text, read in zip(texts, _read(cache, texts), strict=True)])
         hidden = torch.zeros(*ids.shape, self._hidden[0].shape[-1]).to(self._hidden[0])
         for row, own, real in zip(hidden, self._hidden, mask, strict=True):
             row[real] = own[: real.sum()]
         made = self._ahead(hidden, ids.to(hidden.device), mask.to(hidden.device))
-        cache.mark()
+        cache.checkpoint()
 
         def go_on(tokens: Int[Tensor, "B 1"]) -> Float[Tensor, "B 1 vocab"]:
             nonlocal made

@@ -135,13 +135,13 @@ def speculate(
             guess = _guess(draft, text.read, min(draft.k, left - 1), temperature, generator, logits.shape[-1])
             tokens = guess.tokens.to(ids)
             q = _drawn_from(guess, tokens, logits.shape[-1])
-            cache.mark()
+            cache.checkpoint()
             both = torch.cat([newest[:, None].to(ids), tokens], dim=1)
             logits, finite = _judged(_pass(call, both, cache=cache))
         except ValueError as error:
             raise text.interrupted(str(error)) from error
         stay, newest = accept(tokens, q, chances(logits, temperature, **filters), generator)
-        cache.keep(stay + 1)  # what was newest before this pass is no guess
+        cache.rollback(stay + 1)  # what was newest before this pass is no guess
         stayed = [row[:count] for row, count in zip(tokens.tolist(), stay.tolist(), strict=True)]
         text.add(stayed, newest.tolist(), finite.long().cumprod(dim=1).sum(dim=1).tolist(), tokens.shape[1])
         passes += 1

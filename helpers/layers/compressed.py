@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.compressor import Compressor, Entries, EntryIndexer, Recent, complete
+from helpers.layers.kv_cache import CacheEntry
 from helpers.layers.norm import RMSNorm
 from helpers.layers.ragged import Rows
 from helpers.layers.rope import angles, rotate_last
@@ -57,28 +58,16 @@ def attend_with_sinks(
     return torch.einsum("bths,bsk->bthk", for_shared, shared) + for_own @ own
 
 
-class Compressed:
+class Compressed(CacheEntry):
     """The memory of one layer: the window and, where it has them, its entries and its indexer's. Built in lesson 09."""
 
     def __init__(self, window: Recent, entries: Entries | None, index: Entries | None):
         self.window, self.entries, self.index = window, entries, index
 
-    def mark(self) -> None:
-        """From here on the window and the tails keep what falls out of them."""
-        for part in self._parts():
-            part.mark()
-
-    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
-        """Window, tails and entries as they were after each row's first ``kept`` tokens since the mark."""
-        for part in self._parts():
-            part.keep(kept, length)
-
-    def bytes(self) -> int:
-        """The sum of its parts: the window and the tails are constant, entries grow."""
-        return sum(part.bytes() for part in self._parts())
-
-    def _parts(self) -> list[Recent | Entries]:
-        return [part for part in (self.window, self.entries, self.index) if part is not None]
+    def parts(self) -> dict[str, CacheEntry]:
+        """The window and the tails are constant, entries grow."""
+        found = {"window": self.window, "entries": self.entries, "index": self.index}
+        return {name: part for name, part in found.items() if part is not None}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from helpers.layers.dsa import scores, select_tokens
-from helpers.layers.kv_cache import Slots
+from helpers.layers.kv_cache import CacheEntry, Slots, rows_joined
 from helpers.layers.norm import RMSNorm
 from helpers.layers.ragged import Rows
 from helpers.layers.rope import angles, rotate_last
@@ -39,13 +39,13 @@ def pool(values: Float[Tensor, "B N L K"], gates: Float[Tensor, "B N L K"]) -> F
     return (values * weights.to(values.dtype)).sum(dim=2)
 
 
-class Recent:
+class Recent(CacheEntry):
     """The last ``count`` vectors of each row, the newest at the end; zeros before its first. Built in lesson 09."""
 
     def __init__(self, count: int):
         self.count = count
         self.held: Tensor | None = None  # B count X
-        self._since: Tensor | None = None  # B count_and_T X, from the mark on: what was held, and all that came
+        self._since: Tensor | None = None  # B count_and_T X, from the checkpoint on: what was held, and all that came
 
     def join(self, new: Float[Tensor, "B T X"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B past_and_T X"]:
         """What was held, then what is new; and hold the last of that, at each row's own end."""
@@ -62,43 +62,51 @@ class Recent:
         place = lengths[:, None] + torch.arange(self.count, device=joined.device)
         return joined.gather(1, place[..., None].expand(-1, -1, joined.shape[2]))
 
-    def mark(self) -> None:
+    def checkpoint(self) -> None:
         """From here on keep what falls out of the window too."""
         self._since = self.held
 
-    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
-        """The window as it was after each row's first ``kept`` vectors since the mark."""
-        self.held, self._since = self._last(self._since, kept), None
+    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+        """The window as it was after each row's first ``accepted`` vectors since the checkpoint."""
+        self.held, self._since = self._last(self._since, accepted), None
+
+    def reserve(self, capacity: int) -> None:
+        """Raises ValueError: how many entries end in a step follows the text."""
+        raise ValueError("no fixed room for a window and its entries: their shapes follow the text")
+
+    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+        """Keep these rows."""
+        self.held = None if self.held is None else self.held[rows]
+
+    def add_rows(self, other: "Recent") -> None:
+        """The rows of ``other`` too."""
+        self.held = rows_joined(self.held, other.held)
 
     def bytes(self) -> int:
         """B x count x X x the size of a number, however long the text."""
         return 0 if self.held is None else self.held.numel() * self.held.element_size()
 
 
-class Entries:
+class Entries(CacheEntry):
     """What one compressor remembers: its entries, and the tokens that a coming one still needs. Built in lesson 09."""
 
     def __init__(self, tail: int, ratio: int):
-        self.tail, self.slots, self.ratio = Recent(tail), Slots(), ratio
+        self.tail, self.entries, self.ratio = Recent(tail), Slots(), ratio
 
     def write(self, new: Float[Tensor, "B N K"], places: Int[Tensor, "B N"]) -> Float[Tensor, "B S K"]:
         """Add entries, perhaps none; return all of them."""
         if new.shape[1]:
-            return self.slots.write(new, places)
-        return self.slots.held if self.slots.length else new
+            return self.entries.write(new, places)
+        return self.entries.held if self.entries.length else new
 
-    def mark(self) -> None:
-        """From here on the tail keeps what falls out of it; entries stand behind one another."""
-        self.tail.mark()
-
-    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
-        """The tail as it was, and the entries whose tokens are all among the first ``length``."""
-        self.tail.keep(kept, length)
-        self.slots.cut(length // self.ratio)
-
-    def bytes(self) -> int:
+    def parts(self) -> dict[str, CacheEntry]:
         """B x (N entries x K + the tail x its width) x the size of a number."""
-        return self.tail.bytes() + self.slots.bytes()
+        return {"tail": self.tail, "entries": self.entries}
+
+    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+        """The tail as it was, and the entries whose tokens are all among the first ``length``."""
+        self.tail.rollback(accepted, length)
+        self.entries.rollback(accepted, length // self.ratio)
 
 
 class Compressor(nn.Module):

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.layers.kv_cache import CacheEntry, rows_joined
 from helpers.layers.norm import rms_norm
 from helpers.layers.ragged import Rows
 from helpers.precision import wide
@@ -182,17 +183,18 @@ class Written(NamedTuple):
     inputs: Float[Tensor, "B T channels"]  # of the short convolution
 
 
-class DeltaState:
+class DeltaState(CacheEntry):
     """What one Gated DeltaNet layer remembers, as much for a long text as for a short one. Built in lesson 08.
 
-    A sum has no place to cut it. To go back, the memory at the mark is kept, and what each token since has written: a
-    key, a value and two numbers a head, where the memory after each would be K x V. The first of them write again.
+    A sum has no place to cut it. To go back, the memory at the checkpoint is kept, and what each token since has
+    written: a key, a value and two numbers a head, where the memory after each would be K x V. The first of them write
+    again.
     """
 
     def __init__(self):
         self.memory: Tensor | None = None  # B H K V, float32 at least
         self.inputs: Tensor | None = None  # B past channels: the last inputs of the short convolution
-        self._before: tuple[Tensor, Tensor] | None = None  # memory and inputs at the mark
+        self._before: tuple[Tensor, Tensor] | None = None  # memory and inputs at the checkpoint
         self._since: list[Written] = []
         self._rule: Callable = chunked_delta_rule
 
@@ -208,22 +210,32 @@ class DeltaState:
         if self._before is not None:
             self._since.append(Written(*(part.detach() for part in written)))
 
-    def mark(self) -> None:
+    def checkpoint(self) -> None:
         """From here on note what tokens write."""
         self._before, self._since = (self.memory, self.inputs), []
 
-    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
-        """The memory at the mark, and each row's first ``kept`` tokens written into it again."""
+    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+        """The memory at the checkpoint, and each row's first ``accepted`` tokens written into it again."""
         (self.memory, self.inputs), since = self._before, self._since
         self._before, self._since = None, []
         if since:
             key, value, log_decay, beta, inputs = (torch.cat(parts, dim=1) for parts in zip(*since, strict=True))
-            stays = (torch.arange(key.shape[1], device=kept.device) < kept[:, None])[..., None]
+            stays = (torch.arange(key.shape[1], device=accepted.device) < accepted[:, None])[..., None]
             _, self.memory = self._rule(key, key, value, log_decay * stays, beta * stays, self.memory)
-            self.inputs = _last(self.inputs, inputs, kept)
+            self.inputs = _last(self.inputs, inputs, accepted)
 
     def reserve(self, capacity: int) -> None:
         """Nothing: it has one shape whatever ``capacity`` is."""
+
+    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+        """Keep these rows."""
+        if self.memory is not None:
+            self.memory, self.inputs = self.memory[rows], self.inputs[rows]
+
+    def add_rows(self, other: "DeltaState") -> None:
+        """The rows of ``other`` too."""
+        self.memory = rows_joined(self.memory, other.memory)
+        self.inputs = rows_joined(self.inputs, other.inputs)
 
     def bytes(self) -> int:
         """B x (H x K x V x 4 + (width - 1) x channels x the size of a number)."""

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.attention import visible
-from helpers.layers.kv_cache import Slots
+from helpers.layers.kv_cache import CacheEntry, Slots
 from helpers.layers.mla import MLA, Latents, absorbed
 from helpers.precision import wide
 from helpers.shapes import Float, Int, Tensor
@@ -184,28 +184,15 @@ class Indexer(nn.Module):
         return functional.pad(chosen, (0, min(self.k, length) - chosen.shape[-1]), value=-1)
 
 
-class SparseLatents:
+class SparseLatents(CacheEntry):
     """What one layer remembers: latents, and index keys where it has an indexer. Built in lesson 07."""
 
     def __init__(self):
         self.latents, self.index_keys = Latents(), Slots()
 
-    def reserve(self, capacity: int) -> None:
-        """Room for ``capacity`` positions at once: shapes that a step can be compiled for."""
-        self.latents.reserve(capacity)
-        self.index_keys.reserve(capacity)
-
-    def mark(self) -> None:
-        """Nothing: what is read later stands behind what is held."""
-
-    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
-        """Cut behind ``length`` positions; ``kept`` of them came after the mark."""
-        self.latents.keep(kept, length)
-        self.index_keys.cut(length)
-
-    def bytes(self) -> int:
+    def parts(self) -> dict[str, CacheEntry]:
         """B x S x (C + R) numbers, and B x S x K more for the indexer's keys."""
-        return self.latents.bytes() + self.index_keys.bytes()
+        return {"latents": self.latents, "index_keys": self.index_keys}
 
 
 class SparseAttention(nn.Module):

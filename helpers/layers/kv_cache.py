@@ -1,12 +1,15 @@
 """What a decoder remembers of the tokens it has read, and how many bytes that takes.
 
-``Slots`` is one tensor that grows with the text, with position p in slot p; layers combine slots into what their
-paper promises: keys and values, a latent, the keys of an indexer. A ``Cache`` holds one entry a block. No gradient
-flows through a cache: it serves generation.
+``CacheEntry`` is what every layer's memory can do, ``Cache`` holds one entry per block. ``Slots`` is one tensor that
+grows with the text, with position p in slot p; layers combine slots into what their paper promises: keys and values, a
+latent, the keys of an indexer. No gradient flows through a cache: it serves generation.
 
-What was read can be taken back, which a guess needs that turns out wrong: ``mark`` before it, ``keep`` after. Slots are
-cut; what a block sums up instead (a state, a window) it goes back to and sums up anew.
+What was read can be taken back, which a guess needs that turns out wrong: ``checkpoint`` before it, ``rollback`` after.
+Slots are cut; what a block sums up instead (a state, a window) it goes back to and sums up anew. Rows of the batch can
+be added and removed between two calls, which a server needs whose requests come and go.
 """
+
+from collections.abc import Iterator, Mapping
 
 import torch
 from jaxtyping import Shaped
@@ -15,7 +18,65 @@ from helpers.layers.ragged import Rows, arrange
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
-class Slots:
+class CacheEntry:
+    """What one layer remembers: parts by their names, each an entry again; the smallest hold tensors and answer alone.
+
+    A kind of memory made of others names its ``parts`` and does no more; one that holds tensors overrides the rest.
+    """
+
+    def parts(self) -> Mapping[str, "CacheEntry"]:
+        """What it is made of, by the names of its attributes."""
+        return {}
+
+    def checkpoint(self) -> None:
+        """From here on note what ``rollback`` needs."""
+        for part in self.parts().values():
+            part.checkpoint()
+
+    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+        """As if each row had read its first ``accepted`` tokens since the checkpoint only; ``length`` is the longest
+        row's, in all."""
+        for part in self.parts().values():
+            part.rollback(accepted, length)
+
+    def reserve(self, capacity: int) -> None:
+        """Room for ``capacity`` positions at once: shapes that a step can be compiled for.
+
+        Raises ValueError where what is kept has another shape at every length of the text.
+        """
+        for part in self.parts().values():
+            part.reserve(capacity)
+
+    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+        """Keep these rows of the batch, in this order."""
+        for part in self.parts().values():
+            part.select_rows(rows)
+
+    def add_rows(self, other: "CacheEntry") -> None:
+        """Put the rows of ``other``, an entry of the same kind, behind its own."""
+        theirs = other.parts()
+        for name, part in self.parts().items():
+            part.add_rows(theirs[name])
+
+    def bytes(self) -> int:
+        """Bytes of what is held."""
+        return sum(part.bytes() for part in self.parts().values())
+
+    def slots(self) -> Iterator[tuple["CacheEntry", str]]:
+        """Where slots lie, here and in its parts: the entry that has them, and their name there."""
+        for name, part in self.parts().items():
+            if isinstance(part, Slots):
+                yield self, name
+            else:
+                yield from part.slots()
+
+
+def rows_joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The rows of ``a``, then those of ``b``; None stands for nothing held yet."""
+    return b if a is None else a if b is None else torch.cat([a, b])
+
+
+class Slots(CacheEntry):
     """A row of vectors a sequence, one a position; empty at first. Built in lesson 05."""
 
     def __init__(self):
@@ -71,18 +132,43 @@ class Slots:
             self._room = more
         self.length = max(self.length, length)
 
-    def cut(self, length: int) -> None:
-        """Give up the slots from ``length`` on. Nobody sees what stands there: a mask by position bars it until it is
+    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+        """Give up the slots from ``length`` on. Nobody sees what stands there: a mask by position hides it until it is
         overwritten, as it does behind the end of a shorter row."""
         if self.reserved is None:
             self.length = min(self.length, length)
+
+    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+        """Keep these rows; slots that only others used stay, unseen."""
+        if self._room is not None:
+            self._room = self._room[rows]
+
+    def add_rows(self, other: "Slots") -> None:
+        """The rows of ``other`` too; the shorter of the two gets zeros behind its end.
+
+        Raises ValueError where one has its room reserved, and the other not as much.
+        """
+        if self.reserved != other.reserved:
+            raise ValueError(f"room for {self.reserved} positions here and for {other.reserved} there: reserve alike")
+        if self._room is not None and other._room is not None:
+            room = max(self._room.shape[1], other._room.shape[1])
+            self._room = torch.cat([_longer(self._room, room), _longer(other._room, room)])
+        else:
+            self._room = rows_joined(self._room, other._room)
+        self.length = max(self.length, other.length)
 
     def bytes(self) -> int:
         """Bytes of the slots in use; the room kept for growth is not counted."""
         return 0 if self._room is None else self.held.numel() * self._room.element_size()
 
 
-class KeyValues:
+def _longer(room: Tensor, capacity: int) -> Tensor:
+    """``room`` with zeros behind it, up to ``capacity`` positions."""
+    more = room.new_zeros(len(room), capacity - room.shape[1], *room.shape[2:])
+    return torch.cat([room, more], dim=1)
+
+
+class KeyValues(CacheEntry):
     """The keys and values of one attention layer. Built in lesson 05."""
 
     def __init__(self):
@@ -94,31 +180,18 @@ class KeyValues:
         """Add the new positions; return all of them, old and new."""
         return self.keys.write(keys, positions), self.values.write(values, positions)
 
-    def reserve(self, capacity: int) -> None:
-        """Room for ``capacity`` positions at once: shapes that a step can be compiled for."""
-        self.keys.reserve(capacity)
-        self.values.reserve(capacity)
-
-    def mark(self) -> None:
-        """Nothing: what is read later stands behind what is held."""
-
-    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
-        """Cut behind ``length`` positions; ``kept`` of them came after the mark."""
-        self.keys.cut(length)
-        self.values.cut(length)
-
-    def bytes(self) -> int:
+    def parts(self) -> dict[str, CacheEntry]:
         """Keys and values: 2 x B x S x G x K x the size of a number where V = K."""
-        return self.keys.bytes() + self.values.bytes()
+        return {"keys": self.keys, "values": self.values}
 
 
 class Cache:
-    """One entry a block, and how many tokens of each row have been read. Built in lesson 05."""
+    """One entry per block, and how many tokens of each row have been read. Built in lesson 05."""
 
-    def __init__(self, blocks: list):
-        self.blocks = blocks  # whatever each keeps; it has bytes(), mark() and keep()
+    def __init__(self, blocks: list[CacheEntry]):
+        self.blocks = blocks
         self.lengths: Tensor | None = None  # B, tokens read of each row
-        self.marked: Tensor | None = None  # B, those read at the mark; None where nothing can be taken back
+        self.marked: Tensor | None = None  # B, those read at the checkpoint; None where nothing can be taken back
         # Set once the prompt is read: what comes then the model wrote, and an image's placeholder in it is a word.
         self.words_only = False
 
@@ -132,43 +205,73 @@ class Cache:
         if self.lengths is not None and len(self.lengths) != len(token_ids):
             raise ValueError(f"the cache holds a batch of {len(self.lengths)}; {len(token_ids)} rows were given")
         if self.marked is not None and mask is not None:
-            raise ValueError("between mark and keep all rows read equally many tokens; a mask was given")
+            raise ValueError("between checkpoint and rollback all rows read equally many tokens; a mask was given")
         return arrange(token_ids, mask, self.lengths)
 
-    def mark(self) -> None:
-        """From here on blocks note what they need for ``keep``. Built in lesson 18.
+    def checkpoint(self) -> None:
+        """From here on blocks note what they need for ``rollback``. Built in lesson 18.
 
         Raises ValueError for an empty cache: there is nothing to go back to.
         """
         if self.lengths is None:
-            raise ValueError("the cache is empty: a mark needs at least one token that was read")
+            raise ValueError("the cache is empty: a checkpoint needs at least one token that was read")
         self.marked = self.lengths
         for block in self.blocks:
-            block.mark()
+            block.checkpoint()
 
-    def keep(self, kept: Int[Tensor, "B"]) -> None:
-        """Of the tokens read since ``mark`` keep each row's first ``kept``; the others were never read.
+    def rollback(self, accepted: Int[Tensor, "B"]) -> None:
+        """Of the tokens read since ``checkpoint`` keep each row's first ``accepted``; the others were never read.
 
-        Raises ValueError where nothing was marked or a row has not read so many. Built in lesson 18.
+        Raises ValueError where there is no checkpoint or a row has not read so many. Built in lesson 18.
         """
         if self.marked is None:
-            raise ValueError("nothing can be taken back: call mark before what may have to be")
-        if (wrong := (kept < 0) | (kept > self.lengths - self.marked)).any():
+            raise ValueError("nothing can be taken back: call checkpoint before what may have to be")
+        if (wrong := (accepted < 0) | (accepted > self.lengths - self.marked)).any():
             read = (self.lengths - self.marked)[wrong].tolist()
-            raise ValueError(f"{kept[wrong].tolist()} tokens cannot be kept: {read} were read since the mark")
-        self.lengths, self.marked = self.marked + kept, None
+            raise ValueError(f"{accepted[wrong].tolist()} tokens cannot be kept: {read} were read since the checkpoint")
+        self.lengths, self.marked = self.marked + accepted, None
         for block in self.blocks:
-            block.keep(kept, self.length)
+            block.rollback(accepted, self.length)
 
     def reserve(self, capacity: int) -> None:
         """Room for ``capacity`` positions in every block, before anything is read.
 
         Raises ValueError where a block keeps what has another shape at every length of the text.
         """
-        if moving := {type(block).__name__ for block in self.blocks if not hasattr(block, "reserve")}:
-            raise ValueError(f"no fixed room for {', '.join(sorted(moving))}: its shapes follow the text")
         for block in self.blocks:
             block.reserve(capacity)
+
+    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+        """Keep these rows of the batch, in this order; the others are forgotten.
+
+        Raises ValueError for a row that is not there, for none at all, and between checkpoint and rollback.
+        """
+        self._check_unmarked()
+        batch = 0 if self.lengths is None else len(self.lengths)
+        if not len(rows) or (rows < 0).any() or (rows >= batch).any():
+            raise ValueError(f"rows {rows.tolist()} cannot be kept; the cache holds rows 0 to {batch - 1}")
+        self.lengths = self.lengths[rows]
+        for block in self.blocks:
+            block.select_rows(rows)
+
+    def add_rows(self, other: "Cache") -> None:
+        """Put the rows of ``other``, a cache of the same model, behind its own.
+
+        Raises ValueError between checkpoint and rollback, and for a cache whose blocks are not of the same kinds.
+        """
+        self._check_unmarked()
+        other._check_unmarked()
+        ours, theirs = ([type(block).__name__ for block in cache.blocks] for cache in (self, other))
+        if ours != theirs:
+            raise ValueError(f"rows of a cache with blocks {theirs} cannot be added to one with {ours}")
+        for block, more in zip(self.blocks, other.blocks, strict=True):
+            block.add_rows(more)
+        self.lengths = rows_joined(self.lengths, other.lengths)
+        self.words_only = self.words_only and other.words_only
+
+    def _check_unmarked(self) -> None:
+        if self.marked is not None:
+            raise ValueError("between checkpoint and rollback the rows of a cache stay")
 
     def end(self, rows: Rows) -> None:
         """These rows have been read by every block."""

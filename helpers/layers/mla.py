@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from helpers.layers.attention import visible
-from helpers.layers.kv_cache import Slots
+from helpers.layers.kv_cache import CacheEntry, Slots
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import rotate_neighbours
 from helpers.precision import wide
@@ -93,7 +93,7 @@ def absorbing_pays(queries: int, keys: int, latent_width: int, head_dim: int, va
     return carried < keys * move + queries * keys * (head_dim + value_dim)
 
 
-class Latents:
+class Latents(CacheEntry):
     """What one MLA layer remembers: a latent and a turned key a token, for all heads together. Built in lesson 06."""
 
     def __init__(self):
@@ -105,22 +105,9 @@ class Latents:
         """Add the new positions; return all of them, old and new."""
         return self.latent.write(latent, positions), self.key_turned.write(key_turned, positions)
 
-    def reserve(self, capacity: int) -> None:
-        """Room for ``capacity`` positions at once: shapes that a step can be compiled for."""
-        self.latent.reserve(capacity)
-        self.key_turned.reserve(capacity)
-
-    def mark(self) -> None:
-        """Nothing: what is read later stands behind what is held."""
-
-    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
-        """Cut behind ``length`` positions; ``kept`` of them came after the mark."""
-        self.latent.cut(length)
-        self.key_turned.cut(length)
-
-    def bytes(self) -> int:
-        """B x S x (C + R) x the size of a number; DeepSeek-V3 in bfloat16: 1152 bytes a token and layer."""
-        return self.latent.bytes() + self.key_turned.bytes()
+    def parts(self) -> dict[str, CacheEntry]:
+        """B x S x (C + R) x the size of a number; DeepSeek-V3 in bfloat16: 1152 bytes per token and layer."""
+        return {"latent": self.latent, "key_turned": self.key_turned}
 
 
 class MLA(nn.Module):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from helpers.layers.kv_cache import Cache
+from helpers.layers.kv_cache import Cache, CacheEntry, rows_joined
 from helpers.layers.ragged import Rows, arrange, known
 from helpers.models import qwen3_5
 from helpers.models.published import check_features
@@ -68,20 +68,32 @@ def published_name(name: str) -> str:
     return NAMES[pattern].replace("{n}", "".join(re.findall(r"\d+", name)))
 
 
-class NextPlace:
+class NextPlace(CacheEntry):
     """Where the next token of each row stands; an image makes it fall behind the number of tokens read."""
 
     def __init__(self):
         self.next: Tensor | None = None  # B
         self._marked: Tensor | None = None
 
-    def mark(self) -> None:
+    def checkpoint(self) -> None:
         """Remember where each row goes on now."""
         self._marked = self.next
 
-    def keep(self, kept: Int[Tensor, "B"], length: int) -> None:
-        """``kept`` tokens of text behind the mark."""
-        self.next = self._marked + kept
+    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+        """``accepted`` tokens of text behind the checkpoint."""
+        self.next = self._marked + accepted
+
+    def reserve(self, capacity: int) -> None:
+        """Raises ValueError: an image moves the places of what follows."""
+        raise ValueError("no fixed room for NextPlace: where a token stands follows the images before it")
+
+    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+        """Keep these rows."""
+        self.next = None if self.next is None else self.next[rows]
+
+    def add_rows(self, other: "NextPlace") -> None:
+        """The rows of ``other`` too."""
+        self.next = rows_joined(self.next, other.next)
 
     def bytes(self) -> int:
         """One whole number a row."""

@@ -6,12 +6,12 @@ channels are large for every token. It needs a block of tokens to be complete, s
 Source: Liu et al., "KIVI", 2024 (arXiv 2402.02750): keys along channels, values along tokens.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from helpers.layers.kv_cache import Cache, Slots
+from helpers.layers.kv_cache import Cache, Slots, rows_joined
 from helpers.quant.formats.integers import Grid, from_codes, grid_of, round_to
 from helpers.quant.formats.packing import pack_bits, unpack_bits
 from helpers.shapes import Float, Int, Tensor
@@ -46,7 +46,7 @@ def packed_cache(cache: Cache, rules: Mapping[str, Rule]) -> Cache:
     """
     if cache.length:
         raise ValueError(f"the cache holds {cache.length} tokens already: it is packed before it is filled")
-    found = [place for block in cache.blocks for place in _slots(block)]
+    found = [place for block in cache.blocks for place in block.slots()]
     names = {name for _, name in found}
     if missing := set(rules) - names:
         kept = ", ".join(sorted(names)) or "no slots"
@@ -55,15 +55,6 @@ def packed_cache(cache: Cache, rules: Mapping[str, Rule]) -> Cache:
         if name in rules:
             setattr(entry, name, TokenSlots(rules[name]) if rules[name].along == TOKEN else ChannelSlots(rules[name]))
     return cache
-
-
-def _slots(entry: object) -> Iterator[tuple[object, str]]:
-    """Where slots lie: in this entry of a cache by name, or in one that it holds."""
-    for name, inner in vars(entry).items():
-        if isinstance(inner, Slots):
-            yield entry, name
-        elif hasattr(inner, "bytes"):
-            yield from _slots(inner)
 
 
 class TokenSlots(Slots):
@@ -96,10 +87,21 @@ class TokenSlots(Slots):
         numbers = from_codes(unpack_bits(codes.flatten(0, 1), self.rule.bits, rows.shape[1]), held)
         return numbers.view(*codes.shape[:2], *new.shape[2:]).to(new.dtype)
 
-    def cut(self, length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
         """Give up the slots from ``length`` on."""
         for slots in self._each():
-            slots.cut(length)
+            slots.rollback(accepted, length)
+        self.length = self.codes.length
+
+    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+        """Keep these rows."""
+        for slots in self._each():
+            slots.select_rows(rows)
+
+    def add_rows(self, other: "TokenSlots") -> None:
+        """The rows of ``other`` too."""
+        for slots, more in zip(self._each(), other._each(), strict=True):
+            slots.add_rows(more)
         self.length = self.codes.length
 
     def bytes(self) -> int:
@@ -137,11 +139,25 @@ class ChannelSlots(Slots):
         self.newest, self.length = waiting[:, full:].detach(), self.length + new.shape[1]
         return torch.cat([self._decoded(new), self.newest], dim=1) if self.codes.length else self.newest
 
-    def cut(self, length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
         """Give up the slots from ``length`` on. ValueError where that would open a block that is closed."""
         if length < self.codes.length:
             raise ValueError(f"{self.codes.length} tokens lie in closed blocks; the cache cannot go back to {length}")
         self.newest, self.length = self.newest[:, : length - self.codes.length], min(self.length, length)
+
+    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+        """Keep these rows."""
+        for slots in (self.codes, self.scale, self.zero):
+            slots.select_rows(rows)
+        self.newest = None if self.newest is None else self.newest[rows]
+
+    def add_rows(self, other: "ChannelSlots") -> None:
+        """The rows of ``other`` too. Raises ValueError where they are not as long: blocks close for all at once."""
+        if self.length and other.length and self.length != other.length:
+            raise ValueError(f"rows of {self.length} and {other.length} tokens: along channels all are equally long")
+        for name in ("codes", "scale", "zero"):
+            getattr(self, name).add_rows(getattr(other, name))
+        self.newest, self.length = rows_joined(self.newest, other.newest), max(self.length, other.length)
 
     def bytes(self) -> int:
         """Codes, scales and zeros of the closed blocks, and the newest tokens as they are."""

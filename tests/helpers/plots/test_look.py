@@ -72,7 +72,7 @@ def test_a_bundle_is_plain_json_and_small():
 def test_every_plot_module_uses_the_one_look_and_its_colours_only():
     colours = {colour.lower() for colour in OKABE_ITO.values()}
     for module in pkgutil.walk_packages(helpers.plots.__path__, "helpers.plots."):
-        if module.ispkg or module.name == "helpers.plots.look":
+        if module.ispkg or module.name in ("helpers.plots.look", "helpers.plots.widgets"):  # these show figures
             continue
         text = inspect.getsource(importlib.import_module(module.name))
         assert "new_figure" in text, module.name

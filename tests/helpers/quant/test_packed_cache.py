@@ -144,11 +144,11 @@ def test_what_was_read_is_taken_back_as_far_as_no_block_has_closed():
     new = randn(1, 40, 32, seed=0)
     for slots in (tokens, channels):
         slots.write(new, places(0, 40, 1))
-        slots.cut(35)
+        slots.rollback(torch.tensor([0]), 35)
         assert slots.length == 35
         assert slots.write(new[:, 35:36], places(35, 1, 1)).shape == (1, 36, 32)
     with pytest.raises(ValueError, match="32 tokens lie in closed blocks"):
-        channels.cut(31)
+        channels.rollback(torch.tensor([0]), 31)
 
 
 def test_what_no_block_keeps_a_full_cache_and_impossible_rules_are_refused():
