@@ -13,7 +13,6 @@ from torch import nn
 from helpers.device import can_compile
 from helpers.layers.kv_cache import Cache
 from helpers.layers.ragged import check_ids, check_mask
-from helpers.moe.experts import Experts
 from helpers.shapes import Bool, Float, Int, Tensor
 
 OPTIONS = {
@@ -31,12 +30,13 @@ class Compiled(nn.Module):
     The first step takes as long as a C++ compiler takes, tens of seconds, once for a batch size; later processes find
     it in torch's own cache. Where no compiler is, steps run as the model is written. For reading only: no gradient,
     and the model must keep its shapes, dtype and device.
-    Raises ValueError for a model whose work depends on the text: experts, or a cache whose shapes follow it.
+    Experts are read where they lie, those of each token gathered inside the sum. Raises ValueError for a model that has
+    to ask the text while it works: packed experts, or a cache whose shapes follow it.
     """
 
     def __init__(self, model: nn.Module, capacity: int):
-        if any(isinstance(part, Experts) for part in model.modules()):
-            raise ValueError(f"{type(model).__name__} has experts: which of them work depends on the text")
+        if asking := {type(part).__name__ for part in model.modules() if getattr(part, "asks_the_text", False)}:
+            raise ValueError(f"{', '.join(sorted(asking))} cannot be compiled: which weights work depends on the text")
         model.new_cache().reserve(capacity)  # a ValueError now rather than at the first token
         super().__init__()
         self.model, self.capacity = model, capacity
@@ -62,6 +62,7 @@ class Compiled(nn.Module):
             raise ValueError(f"the text would have {tokens} tokens; the cache has room for {self.capacity}")
         if token_ids.shape[1] > 1 or cache.lengths is None:  # the prompt: one call, of any length
             return self.model(token_ids, cache=cache, mask=mask, images=images)
+        cache.words_only = True  # a step's token is one that the model wrote: it is not searched for an image's place
         return self._step(token_ids, cache)
 
 

@@ -128,7 +128,9 @@ class KimiK25(nn.Module):
         cells = [] if images is None else self.vision.cells(images)
         # A placeholder that no image fills, since the model wrote it, is read as token 0: transformers does so too.
         words = rows.token_ids.masked_fill(rows.token_ids.eq(self.config.image_token), 0)
-        x = pictures.put(self.text.embedding(known(words, self.config.text.vocab_size)), placeholders, features, cells)
+        x = self.text.embedding(known(words, self.config.text.vocab_size))
+        if not pictures.only_words(images, cache):
+            x = pictures.merge_image_features(x, placeholders, features, cells)
         return rows.restore(self.text.logits(self.text.decode(x, rows, cache)))
 
     def new_cache(self) -> Cache:

@@ -163,7 +163,7 @@ class Qwen3_5Vision(nn.Module):
         cells = [] if images is None else self.vision.cells(images)
         words = known(rows.token_ids.masked_fill(placeholders, 0), self.config.text.vocab_size)
         x = self.text.embedding(words)
-        x = pictures.put(x, placeholders, features, cells)
+        x = pictures.merge_image_features(x, placeholders, features, cells)
         entry = NextPlace() if cache is None else cache.blocks[-1]
         start = torch.zeros_like(rows.lengths) if entry.next is None else entry.next
         where, after = places(rows, placeholders, cells, start)

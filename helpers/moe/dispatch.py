@@ -31,7 +31,10 @@ class Stacks(NamedTuple):
 def dispatched(
     x: Float[Tensor, "tokens D"], indices: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"], stacks: Stacks
 ) -> Float[Tensor, "tokens D"]:
-    """The weighted sum of what the chosen experts make of each token: one token by views, several by sorting."""
+    """The weighted sum of what the chosen experts make of each token: one token by views, several by sorting; in a
+    compiled step, which cannot ask which experts were chosen, by gathering."""
+    if torch.compiler.is_compiling():
+        return by_gathering(x, indices, weights, stacks)
     way = by_views if len(x) == 1 else by_sorting
     return way(x, indices, weights, stacks)
 
@@ -80,6 +83,21 @@ def by_views(
     for e, weight in zip(indices[0].tolist(), weights[0], strict=True):
         out = out + one_expert(e, x, weight, stacks)
     return out.to(x.dtype)
+
+
+def by_gathering(
+    x: Float[Tensor, "tokens D"], indices: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"], stacks: Stacks
+) -> Float[Tensor, "tokens D"]:
+    """Few tokens: each one times the matrices of its own experts, without a look at which they are.
+
+    As written, A matrices are copied for each token; a compiler merges the gather into the sum, and nothing is copied.
+    An expert that is not there is an error of the index.
+    """
+    token = x[:, None, None].to(wide(x.dtype))
+    gate, up = ((stack[indices] * token).sum(dim=-1).to(x.dtype) for stack in (stacks.gate, stacks.up))  # tokens A F
+    hidden = (swiglu(gate, up, stacks.limit) * weights[..., None]).to(x.dtype)
+    made = stacks.down[indices] * hidden[:, :, None].to(token.dtype)  # tokens A D F
+    return made.sum(dim=(1, 3)).to(x.dtype)
 
 
 def one_expert(

@@ -18,6 +18,8 @@ from helpers.shapes import Float, Int, Tensor
 class QuantisedExperts(nn.Module):
     """The packed weights of all experts of one layer, each matrix with scales of its own. Built in lesson 15."""
 
+    asks_the_text = True  # which matrices are unpacked follows from the tokens: a compiled step cannot know
+
     def __init__(self, experts: Experts, pack: Pack):
         super().__init__()
         self.gate, self.up = pack("gate", experts.gate), pack("up", experts.up)

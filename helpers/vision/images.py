@@ -60,17 +60,22 @@ def places(height: int, width: int, device: torch.device | None = None) -> Int[T
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
+def only_words(images: Mapping[str, Tensor] | None, cache: Cache | None) -> bool:
+    """Whether no image can stand in the next tokens: the model wrote them itself. Known without a look at them."""
+    return images is None and cache is not None and cache.words_only
+
+
 def placeholders(
     rows: Rows, image_token: int, images: Mapping[str, Tensor] | None, cache: Cache | None
 ) -> Bool[Tensor, "B T"]:
     """Where the vectors of images go. Nowhere in what the model wrote itself: no image is missing there, as for
     transformers' models."""
-    if images is None and cache is not None and cache.words_only:
+    if only_words(images, cache):
         return torch.zeros_like(rows.token_ids, dtype=torch.bool)
     return rows.token_ids.eq(image_token) & rows.real
 
 
-def put(
+def merge_image_features(
     x: Float[Tensor, "B T D"],
     placeholders: Bool[Tensor, "B T"],
     features: Float[Tensor, "cells D"] | None,

@@ -8,7 +8,7 @@ import torch
 from helpers.compare import max_error
 from helpers.decoding.compiled import Compiled
 from helpers.generate import generate
-from helpers.models import glm5, qwen3, qwen3_5
+from helpers.models import deepseek_v3, glm5, qwen3, qwen3_5
 from helpers.training.train import initialise
 
 PROMPT = torch.tensor([[5, 6, 7, 11], [8, 9, 10, 12]])
@@ -34,6 +34,13 @@ def sparse() -> glm5.GLM5:
     experts = {"num_experts": 1, "experts_per_token": 1, "expert_width": 1, "num_shared": 1}  # in no block
     plan = {"index_k": 5, "mlp_width": 24, "indexers": (glm5.FULL, glm5.SHARED)}
     return random(glm5.GLM5(glm5.Config(53, 16, 2, 2, 2, 16, **sizes, **experts, **plan)))
+
+
+def with_experts() -> deepseek_v3.DeepSeekV3:
+    """A DeepSeek-V3 of one dense block and one with six experts, two per token, and a shared one."""
+    sizes = {"query_rank": 12, "latent_width": 12, "head_dim": 8, "rotary_dim": 4, "value_dim": 8, "mlp_width": 24}
+    experts = {"num_experts": 6, "experts_per_token": 2, "expert_width": 12, "num_shared": 1}
+    return random(deepseek_v3.DeepSeekV3(deepseek_v3.Config(53, 16, 2, 1, 2, **sizes, **experts)))
 
 
 def random(model: torch.nn.Module) -> torch.nn.Module:
@@ -78,7 +85,7 @@ def last_logits(steps: Compiled) -> torch.Tensor:
     return steps(PROMPT[:, :1], cache)
 
 
-FAMILIES = {"qwen3": small, "qwen3_5": with_memory, "glm5": sparse}
+FAMILIES = {"qwen3": small, "qwen3_5": with_memory, "glm5": sparse, "deepseek_v3": with_experts}
 
 if __name__ == "__main__":
     asked = sys.argv[1:]  # families, or "neighbours"

@@ -18,13 +18,14 @@ from helpers.generate import generate
 from helpers.layers.kv_cache import Cache, KeyValues, Slots
 from helpers.models.qwen3_5_vision import NextPlace
 from helpers.moe.experts import Experts
+from helpers.quant.experts import QuantisedExperts
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.timeout(1200)  # a C++ compiler, four times: half a minute where nothing else runs
 with_compiler = pytest.mark.skipif(not device.can_compile(), reason="no C++ compiler, or no headers of Python")
 
 
-FAMILIES = ("qwen3", "qwen3_5", "glm5")
+FAMILIES = ("qwen3", "qwen3_5", "glm5", "deepseek_v3")
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,8 @@ def test_a_wrong_prompt_is_told_as_by_the_model(monkeypatch):
 
 def test_a_model_whose_work_depends_on_the_text_is_refused():
     model = small()
-    model.blocks[0].mlp = Experts(4, 16, 24)
-    with pytest.raises(ValueError, match="Qwen3 has experts"):
+    model.blocks[0].mlp = QuantisedExperts.of(Experts(4, 16, 24), "int8")
+    with pytest.raises(ValueError, match="QuantisedExperts cannot be compiled"):
         Compiled(model, 16)
 
 

@@ -16,6 +16,7 @@ from helpers.moe import dispatch
 from helpers.moe.dispatch import (
     Stacks,
     block_by_block,
+    by_gathering,
     by_loop,
     by_sorting,
     by_views,
@@ -65,7 +66,7 @@ def answer_and_gradients(way, x, indices, weights, given):
 def test_the_dispatches_give_one_answer_and_one_gradient(choice, tokens, limit):
     given, x, (indices, weights) = stacks(limit=limit), randn(tokens, D, seed=9), routing(tokens, choice)
     wanted = answer_and_gradients(by_loop, x, indices, weights, given)
-    for way in [by_sorting, dispatched, *([by_views] if tokens == 1 else [])]:
+    for way in [by_sorting, by_gathering, dispatched, *([by_views] if tokens == 1 else [])]:
         for got, right in zip(answer_and_gradients(way, x, indices, weights, given), wanted, strict=True):
             assert_close(got, right, 1e-5, way.__name__)
     assert max_error(by_loop(x, indices, 1.01 * weights, given), wanted[0]) > 1e-4
@@ -98,7 +99,7 @@ def test_in_bfloat16_the_dispatches_differ_by_rounding(tokens):
     rounded = Stacks(*(weight.detach().bfloat16() for weight in exact[:3]))
     wide = Stacks(*(weight.double() for weight in rounded[:3]))
     wanted = by_loop(x.double(), indices, weights.double(), wide)
-    for way in [by_loop, by_sorting, *([by_views] if tokens == 1 else [])]:
+    for way in [by_loop, by_sorting, by_gathering, *([by_views] if tokens == 1 else [])]:
         got = way(x, indices, weights, rounded)
         assert got.dtype == torch.bfloat16
         assert relative_rms(got, wanted) < tolerance(torch.bfloat16, 4)
@@ -176,6 +177,7 @@ def test_a_layer_refuses_an_expert_that_is_not_there(tokens, wrong):
 def test_no_tokens_need_no_experts():
     none = torch.empty(0, 2)
     assert by_sorting(randn(0, D), none.long(), none, stacks()).shape == (0, D)
+    assert by_gathering(randn(0, D), none.long(), none, stacks()).shape == (0, D)
     assert by_loop(randn(0, D), none.long(), none, stacks()).shape == (0, D)
 
 

@@ -13,7 +13,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5VisionModel
 from helpers.compare import max_error, relative_rms
 from helpers.vision import moonvit, qwen3_5
 from helpers.vision.encoder import resampled
-from helpers.vision.images import in_cells, put
+from helpers.vision.images import in_cells, merge_image_features
 
 QWENS = {
     "small": qwen3_5.Config(32, 3, 2, 48, 24, patch_side=4, num_positions=25),
@@ -266,7 +266,7 @@ def test_a_grid_stretched_to_its_own_size_is_itself():
 
 def test_vectors_take_the_placeholders_in_reading_order():
     x, where = torch.zeros(2, 3, 1), torch.tensor([[False, True, True], [True, False, False]])
-    filled = put(x, where, torch.tensor([[1.0], [2.0], [3.0]]), [(2, 1), (1, 1)])
+    filled = merge_image_features(x, where, torch.tensor([[1.0], [2.0], [3.0]]), [(2, 1), (1, 1)])
     assert filled.flatten().tolist() == [0, 1, 2, 3, 0, 0]
 
 
@@ -275,14 +275,14 @@ def test_more_or_fewer_placeholders_than_vectors_are_refused(count):
     where = torch.tensor([[False, True, True, True]])
     features, cells = (None, []) if count is None else (torch.zeros(count, 2), [(count, 1)])
     with pytest.raises(ValueError, match=f"hold 3 image placeholders, and the images make {count or 0} vectors"):
-        put(torch.zeros(1, 4, 2), where, features, cells)
+        merge_image_features(torch.zeros(1, 4, 2), where, features, cells)
 
 
 @pytest.mark.parametrize("cells", [[(1, 2), (2, 1)], [(1, 1), (1, 3)]], ids=["a word between", "two rows"])
 def test_placeholders_of_one_image_that_are_apart_are_refused(cells):
     where = torch.tensor([[True, False, False, True], [True, True, False, False]])
     with pytest.raises(ValueError, match=r"image [01] is 1 x [23] cells; its placeholders are not together"):
-        put(torch.zeros(2, 4, 2), where, torch.zeros(4, 2), cells)
+        merge_image_features(torch.zeros(2, 4, 2), where, torch.zeros(4, 2), cells)
 
 
 PIXELS, GRID = torch.zeros(24, 96), torch.tensor([[1, 4, 6]])
