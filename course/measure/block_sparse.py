@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from course.measure.gpu import Way, dtype_of, roof_of, versus
+from course.measure.versus import Way, dtype_of, roof_of, versus
 from helpers.compare import assert_close, tolerance
 from helpers.kernels.attention import block_sparse, flash
 from helpers.kernels.launch import blocks

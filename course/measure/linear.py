@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from course.measure.gpu import Way, bytes_of, clones, copies, dtype_of, roof_of, versus
+from course.measure.versus import Way, bytes_of, clones, copies, dtype_of, roof_of, versus
 from helpers.compare import tolerance
 from helpers.kernels import delta_rule
 from helpers.kernels.quant import eight_bit, packed_linear

@@ -1,4 +1,6 @@
-"""What the cases of a GPU share: cold inputs, CUDA graphs, ceilings of the same run, and two ways that must agree.
+"""Two ways beside each other: how a comparison is summed up; on a GPU, two ways that must agree before they are timed.
+
+The cases of a GPU share cold inputs, CUDA graphs and the ceilings of the same run.
 
 Less than 20 microseconds of work is over before the CPU has asked for it, so such calls are captured into a graph that
 the GPU replays by itself; the label says so. A graph goes through several copies of the inputs, together larger than
@@ -14,7 +16,17 @@ from functools import partial
 import torch
 
 from helpers.compare import assert_close
-from helpers.measure import Measurement, Rate, Roofline, Work, bandwidth, matmul_rate, measure_pair, name_of
+from helpers.measure import (
+    Comparison,
+    Measurement,
+    Rate,
+    Roofline,
+    Work,
+    bandwidth,
+    matmul_rate,
+    measure_pair,
+    name_of,
+)
 
 COLD_BYTES = 2**28  # five times an H100's L2 and four times an H200's
 REPEATS = 9
@@ -31,6 +43,18 @@ class Way:
     calls: list[Call]
     work: Work
     graph: bool = True
+
+
+def summary(what: str, other: str, pair: Comparison, more: str = "") -> str:
+    """In one line, whichever way it falls: how many times as fast ``what`` (b of the pair) is as ``other`` (a), and the
+    middle half of all pairs."""
+    spread = f"{pair.ratio_q1:.2f} to {pair.ratio_q3:.2f}"
+    return f"  {what}: {pair.ratio:.2f} times as fast as {other} ({spread})" + (f"; {more}" if more else "")
+
+
+def beside(way: str) -> str:
+    """The label of transformers' line that was timed together with ``way``."""
+    return "transformers" if way == "ours" else f"transformers beside {way}"
 
 
 def dtype_of(device: torch.device) -> torch.dtype:
