@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from course.measure.versus import Way, copies, dtype_of, roof_of, versus
-from helpers.compare import assert_close, tolerance
+from course.measure.versus import Way, copies, dtype_of, roof_of, rounded, versus
+from helpers.compare import assert_close
 from helpers.kernels.attention import index_scores, mla_decode, sparse_attention, top_k
 from helpers.layers import dsa, mla
 from helpers.layers.attention import visible
@@ -78,11 +78,6 @@ class Texts:
         """All queries, a block at a time."""
         ends = range(0, self.queries, block)
         return torch.cat([self.sparse(steps, n, min(n + block, self.queries)) for n in ends], dim=1)
-
-
-def rounded(device: torch.device) -> float:
-    """Two answers in this dtype, each rounded after a score and after a mixture."""
-    return 4 * tolerance(dtype_of(device), 2)
 
 
 def latent_decode_case(

@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from course.measure.versus import Way, copies, dtype_of, roof_of, summary, together, versus
+from course.measure.versus import Way, copies, dtype_of, roof_of, rounded, summary, together, versus
 from helpers.compare import assert_close, tolerance
 from helpers.kernels.quant import experts
 from helpers.layers.mlp import SwiGLU
@@ -151,7 +151,7 @@ def one_token_case(device: torch.device, size: Size = QWEN) -> Iterator[Measurem
         own = [partial(experts.dispatched, x, *routing, stacks) for x, routing in asked]
         slow = Way(f"transformers {way}", calls, work, graph)
         fast = Way(f"ours beside {way}", own, work, graph or way == "eager")
-        yield from versus(slow, fast, [1, size.width], device, near(size, device), roof_of(device))
+        yield from versus(slow, fast, [1, size.width], device, rounded(device, size.chosen), roof_of(device))
 
 
 def prompt_case(
@@ -169,7 +169,7 @@ def prompt_case(
             Way(f"{label}, {count}", [call], work, graph=False)
             for label, call in zip(("transformers grouped_mm", "ours"), calls, strict=True)
         )
-        yield from versus(slow, fast, [count, size.width], device, near(size, device), roof_of(device))
+        yield from versus(slow, fast, [count, size.width], device, rounded(device, size.chosen), roof_of(device))
 
 
 def four_bits_case(device: torch.device, size: Size = QWEN, tokens: tuple[int, ...] = (1, 32)) -> Iterator[Measurement]:
@@ -190,17 +190,12 @@ def four_bits_case(device: torch.device, size: Size = QWEN, tokens: tuple[int, .
             )
             for label, stacks, bits_a_weight in (("16 bits", plain, 16), (BITS_4, packed, bits))
         )
-        yield from versus(slow, fast, [count, size.width], device, near(size, device), roof_of(device))
+        yield from versus(slow, fast, [count, size.width], device, rounded(device, size.chosen), roof_of(device))
 
 
 def in_one_piece(stacks: Stacks) -> Stacks:
     """Without the gradient that a parameter would ask for."""
     return Stacks(*(stack.detach() for stack in stacks[:3]), stacks.limit)
-
-
-def near(size: Size, device: torch.device) -> float:
-    """Each side rounds after each of three products and in the sum over experts."""
-    return 4 * tolerance(dtype_of(device), size.chosen)
 
 
 def capturable(call: Run, device: torch.device) -> bool:

@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 
-from helpers.compare import assert_close
+from helpers.compare import assert_close, tolerance
 from helpers.measure import (
     Comparison,
     Measurement,
@@ -60,6 +60,12 @@ def beside(way: str) -> str:
 def dtype_of(device: torch.device) -> torch.dtype:
     """bfloat16; float32 on a CPU, where Triton's interpreter gets bfloat16 wrong."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def rounded(device: torch.device, terms: int = 2) -> float:
+    """The relative RMS that two right answers may differ by, each rounded ``terms`` times on its way: two are a score
+    and a mixture, or a product and its scale; a token's experts are as many as were chosen."""
+    return 4 * tolerance(dtype_of(device), terms)
 
 
 @functools.cache
