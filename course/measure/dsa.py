@@ -1,10 +1,12 @@
-"""The case `dsa-decode`: one token after a long text, in one attention layer of GLM-5's kind, two ways.
+"""One token after a long text through one attention layer of GLM-5's kind: transformers' layer and ours.
 
-transformers' layer and ours hold the same random weights and the same cache, and give the same answer, which is
-checked before any clock runs. transformers makes the keys and values of the whole text anew, and bars those that were
-not chosen by a mask. Ours scores the index keys and reads the latents that were chosen. It runs twice: as it is
-written, and compiled, where a compiler is; transformers runs as it is by default. Timings are interleaved, so that each
-of our calls finds the machine's caches as theirs left them: full of other things.
+Both hold the same random weights and the same cache, and give the same answer, which is checked before any clock runs.
+transformers makes the keys and values of the whole text anew, and bars those that were not chosen by a mask. Ours
+scores the index keys and reads the latents that were chosen.
+
+On a CPU (`dsa-decode`) ours runs twice: as it is written, and compiled, where a compiler is; transformers runs as it is
+by default. Timings are interleaved, so that each of our calls finds the machine's caches as theirs left them: full of
+other things. On a GPU (`sparse-layer`) ours runs by the kernels that `course.measure.dsa_kernels` times one by one.
 """
 
 import sys
@@ -12,12 +14,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.nn import functional
 
+from course.measure.dsa_kernels import CONTEXT, OURS, kernels_work
+from course.measure.versus import Call, Way, beside, dtype_of, roof_of, summary, versus
 from helpers.compare import assert_close
 from helpers.decoding.compiled import whole
 from helpers.device import can_compile
 from helpers.layers.dsa import SparseLatents
-from helpers.measure import Comparison, Measurement, Rate, Work, measure_pair
+from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
+from helpers.measure.dsa_work import SparseSizes, made_flops, masked_decode, sparse_decode
 from helpers.models.glm5 import GLM5, from_hf, published_name
 from helpers.reference import with_cache
 
@@ -41,41 +47,75 @@ SIZES = {  # GLM-5's proportions, made small enough for a laptop
     "index_head_dim": 64,
     "index_topk": 512,
 }
-
-Step = Callable[[], torch.Tensor]
+OLDEST_PEER = (5, 23)  # earlier versions cache what no step has to make anew: another layer to compare with
+LAYER = {  # GLM-5's attention layer, helpers/facts/configs; the rest of the block is of no account
+    "vocab_size": 8,
+    "hidden_size": 6144,
+    "num_hidden_layers": 1,
+    "first_k_dense_replace": 1,
+    "intermediate_size": 8,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 64,
+    "q_lora_rank": 2048,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 256,
+    "index_n_heads": 32,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+}
 
 
 def dsa_decode_case(device: torch.device, lengths: tuple[int, ...] = LENGTHS) -> Iterator[Measurement]:
     """One decoded token of a sparse attention layer, transformers' and ours, written and compiled, same answer."""
-    theirs, ours = models(device)
+    (theirs, ours), s = models(device), SparseSizes.of(SIZES)
     for length in lengths:
         torch.manual_seed(length)
         x, remembered = torch.randn(1, 1, SIZES["hidden_size"], device=device), memory(length, device)
-        a, all_weights = their_step(theirs, x, remembered), weights_work(ours)
+        a, all_weights = their_step(theirs, x, remembered), layer_work(ours, NUMBER_BYTES)
         for way, b in our_steps(ours, x, remembered).items():
             with torch.inference_mode():
                 assert_close(b(), a(), 1e-5, f"the answer of {way} after {length} tokens")
             pair = measure_pair(a, b, repeats=REPEATS, device=device)
-            print(said(way, length, pair), file=sys.stderr)
+            print(summary(f"{length} tokens, {way}", "transformers", pair), file=sys.stderr)
             for label, work, timing in (
-                (f"{beside(way)} {length}", all_weights + masked_work(length), pair.a),
-                (f"{way} {length}", all_weights + sparse_work(length), pair.b),
+                (f"{beside(way)} {length}", all_weights + masked_decode(s, length, NUMBER_BYTES), pair.a),
+                (f"{way} {length}", all_weights + sparse_decode(s, length, NUMBER_BYTES), pair.b),
             ):
                 yield Measurement.of(label, "float32", [length], Rate(work, timing))
 
 
-def beside(way: str) -> str:
-    """The label of transformers' line that was timed together with ``way``."""
-    return "transformers" if way == "ours" else f"transformers beside {way}"
+def sparse_layer_case(
+    device: torch.device, layer: dict[str, int] | None = None, length: int = CONTEXT - 1
+) -> Iterator[Measurement]:
+    """One new token through GLM-5's attention layer after 128k, batch 1: transformers' layer and ours by kernels."""
+    import transformers  # takes seconds: only where it is asked for
+
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST_PEER:
+        raise ValueError(
+            f"transformers {transformers.__version__} keeps keys and values of all heads; 5.23 keeps latents"
+        )
+    layer, dtype = layer or LAYER, dtype_of(device)
+    theirs, ours = models(device, layer, dtype)
+    torch.manual_seed(length)
+    x, remembered = (
+        torch.randn(1, 1, layer["hidden_size"], device=device, dtype=dtype),
+        memory(length, device, layer, dtype),
+    )
+    s = SparseSizes.of(layer)
+    work = kernels_work(s, 1, length + 1, dtype.itemsize) + layer_work(ours, dtype.itemsize)
+    made = made_flops(s, length + 1)
+    moved = 3 * dtype.itemsize * (length + 1) * s.heads * (s.key + s.turned + s.value)  # made, written, read
+    slow = Way("transformers", [their_step(theirs, x, remembered)], work + Work(made, moved), graph=False)
+    fast = Way("ours", [kernel_step(ours, x, remembered)], work)
+    # in 16 bits the two round the index scores differently, and may differ in which token comes in last
+    yield from versus(
+        slow, fast, [1, length, layer["hidden_size"]], device, 0.5 if dtype != torch.float32 else 1e-5, roof_of(device)
+    )
 
 
-def said(way: str, length: int, pair: Comparison) -> str:
-    """The result in one line, whichever way it falls."""
-    spread = f"{pair.ratio_q1:.1f} to {pair.ratio_q3:.1f}"
-    return f"  {length} tokens, {way}: {pair.ratio:.1f} times as fast as transformers ({spread})"
-
-
-def our_steps(model: GLM5, x: torch.Tensor, remembered: list[torch.Tensor]) -> dict[str, Step]:
+def our_steps(model: GLM5, x: torch.Tensor, remembered: list[torch.Tensor]) -> dict[str, Call]:
     """Our layer as it is written and, where a compiler is, as one compiled function."""
     written = {"ours": our_step(model, x, remembered, SparseLatents())}
     if not can_compile():
@@ -107,7 +147,7 @@ def memory(
     return [torch.randn(1, length, width, device=device, dtype=dtype) for width in widths]
 
 
-def their_step(model: nn.Module, x: torch.Tensor, remembered: list[torch.Tensor]) -> Step:
+def their_step(model: nn.Module, x: torch.Tensor, remembered: list[torch.Tensor]) -> Call:
     """transformers' layer reads ``x`` after the text. Its cache is put back each time: it is copied when it grows."""
     from transformers import DynamicCache
 
@@ -137,7 +177,7 @@ def our_step(
     remembered: list[torch.Tensor],
     cache: SparseLatents,
     attention: Callable | None = None,
-) -> Step:
+) -> Call:
     """Our layer reads ``x`` after the text, each time to the same slot. ``attention`` None: as it is written."""
     length, attention = remembered[0].shape[1], attention or model.blocks[0].attention
     latent, key_turned, index_key = remembered
@@ -149,36 +189,33 @@ def our_step(
     return lambda: attention(x, position, rotary, cache)[0]
 
 
+def kernel_step(model: GLM5, x: torch.Tensor, remembered: list[torch.Tensor]) -> Call:
+    """Our layer reads ``x`` after the text: the modules' projections, and our kernels for what grows with the text."""
+    attention, length = model.blocks[0].attention, remembered[0].shape[1]
+    latents, indexer = attention.mla, attention.indexer
+    latent, key, index_key = (functional.pad(part, (0, 0, 0, 1)) for part in remembered)  # the last row is x's
+    rotary = model.rotary(torch.tensor([[length]], device=x.device), x.dtype)
+
+    def step() -> torch.Tensor:
+        asked = latents.query_latent(x)
+        asks, index_key[:, length:], weights = indexer.project(x, asked, rotary)
+        scores = OURS.scores(asks.contiguous(), index_key, weights.contiguous())
+        chosen = OURS.select(scores, indexer.k)
+        latent[:, length:], key[:, length:] = latents.latents(x, rotary)
+        query, turned = latents.queries(asked, rotary)
+        mixed = OURS.attend(query.contiguous(), turned.contiguous(), latent, key, *latents.up(), chosen, latents.scale)
+        return latents.output(mixed.flatten(2))
+
+    return step
+
+
 def halves_apart(x: torch.Tensor, turned: int | None = None) -> torch.Tensor:
     """Neighbouring pairs as transformers keeps them after turning: all first coordinates, then all second ones."""
     first, rest = x[..., :turned], x[..., turned:] if turned else x[..., :0]
     return torch.cat([first[..., 0::2], first[..., 1::2], rest], dim=-1)
 
 
-def weights_work(model: GLM5) -> Work:
+def layer_work(model: GLM5, number_bytes: int) -> Work:
     """Every weight of the attention layer, read and used once."""
     count = sum(weight.numel() for weight in model.blocks[0].attention.parameters())
-    return Work(flops=2 * count, bytes=NUMBER_BYTES * count)
-
-
-def index_work(length: int) -> Work:
-    """The index scores: every head reads the one key of every token."""
-    heads, width = SIZES["index_n_heads"], SIZES["index_head_dim"]
-    return Work(flops=2 * length * heads * (width + 1), bytes=NUMBER_BYTES * length * width)
-
-
-def sparse_work(length: int) -> Work:
-    """Scores of all tokens, attention over the latents of the chosen."""
-    chosen, heads = min(SIZES["index_topk"], length), SIZES["num_attention_heads"]
-    latent, turned = SIZES["kv_lora_rank"], SIZES["qk_rope_head_dim"]
-    read = Work(2 * chosen * heads * (2 * latent + turned), NUMBER_BYTES * chosen * (latent + turned))
-    return index_work(length) + read
-
-
-def masked_work(length: int) -> Work:
-    """Scores of all tokens; keys and values of all tokens and heads, made, written and read again."""
-    heads, latent, turned = SIZES["num_attention_heads"], SIZES["kv_lora_rank"], SIZES["qk_rope_head_dim"]
-    key, value = SIZES["qk_nope_head_dim"], SIZES["v_head_dim"]
-    made = Work(2 * length * heads * latent * (key + value), NUMBER_BYTES * length * (latent + turned))
-    read = Work(2 * length * heads * (key + turned + value), 2 * NUMBER_BYTES * length * heads * (key + turned + value))
-    return index_work(length) + made + read
+    return weights_work(count, number_bytes * count)

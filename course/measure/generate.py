@@ -13,13 +13,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from course.measure.dsa import beside
+from course.measure.versus import beside, summary
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.decoding.compiled import Compiled
 from helpers.device import can_compile
 from helpers.generate import generate
-from helpers.measure import Comparison, Measurement, Rate, Work, measure_pair
+from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
 
 MODEL, PROMPT, NEW, REPEATS = "tiny-qwen3", 16, 64, 9
 NUMBER_BYTES = 4  # float32
@@ -34,7 +34,8 @@ def generate_case(device: torch.device, new: int = NEW) -> Iterator[Measurement]
         if not torch.equal(a(), b()):
             raise AssertionError("transformers and we continue the prompt with different tokens: nothing is timed")
         pair = measure_pair(a, b, repeats=REPEATS, device=device)
-        print(said(way, pair, new), file=sys.stderr)
+        rates = f"{new / pair.b.median_s:.0f} tokens/s beside {new / pair.a.median_s:.0f}"
+        print(summary(way, "transformers", pair, rates), file=sys.stderr)
         for label, timing in ((beside(way), pair.a), (way, pair.b)):
             yield Measurement.of(f"{label} generate", "float32", [1, PROMPT, new], Rate(work, timing))
 
@@ -63,11 +64,4 @@ def their_way(prompt: torch.Tensor, new: int) -> Callable[[], torch.Tensor]:
 def work_of(model: nn.Module, new: int) -> Work:
     """Every weight read once a call and used once a token; attention itself is left out, a few percent here."""
     count = sum(weight.numel() for weight in model.parameters())
-    return Work(flops=2 * count * (PROMPT + new - 1), bytes=NUMBER_BYTES * count * new)
-
-
-def said(way: str, pair: Comparison, new: int) -> str:
-    """The result in one line, whichever way it falls."""
-    theirs, ours = new / pair.a.median_s, new / pair.b.median_s
-    spread = f"{pair.ratio_q1:.2f} to {pair.ratio_q3:.2f}"
-    return f"  {way} {ours:.0f} tokens/s, transformers {theirs:.0f}: {pair.ratio:.2f} times ({spread})"
+    return weights_work(count, NUMBER_BYTES * count, tokens=PROMPT + new - 1, passes=new)

@@ -1,4 +1,4 @@
-"""What the kernels are to reach on a GPU, set down before anything was measured, beside what paper allows.
+"""What the kernels are to reach on a CPU and on a GPU, set down before anything was measured, beside what paper allows.
 
 A goal compares two lines of one record: how many times as fast one is as the other, or which share of its roofline it
 reaches. The floor is the same ratio if both sides took the least time that copy and matmul allow, by the formulas of
@@ -24,6 +24,7 @@ class Goal:
     slow: str | None
     least: float
     floor: float | None = None  # of the ratio on an H200, by formula; a test holds it. None: launches decide, not paper
+    on: str = "cuda"  # the kind of device
 
 
 GOALS = [
@@ -69,6 +70,23 @@ GOALS = [
     Goal("experts-prompt", "experts at 16k, share", "ours, 16384", None, 0.6),
     Goal("experts-four-bits", "INT4 experts over 16 bits", "int4, 32, graph", "16 bits, 32, graph", 3, 3.55),
 ]
+GOALS += [  # one token through a layer, at both widths of the case
+    Goal(
+        "quant",
+        f"{says}, {width} wide",
+        f"{name} of {name} beside {other}, {width}, 1",
+        f"{other} of {name} beside {other}, {width}, 1",
+        least,
+        on="cpu",
+    )
+    for width in (2048, 4096)
+    for says, name, other, least in (
+        ("INT4 over 16 bits", "int4", "bfloat16", 3.5),
+        ("INT8 over 16 bits", "int8", "bfloat16", 2.0),
+        ("INT4 over NF4", "int4", "bitsandbytes nf4", 1.0),
+        ("INT8 over LLM.int8", "int8", "bitsandbytes LLM.int8", 10.0),
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -104,16 +122,28 @@ def least_s(line: Measurement, roof: Roofline) -> float:
     return max(line.flops / rate, line.bytes / roof.bytes_per_s)
 
 
-def results(folder: Path) -> list[tuple[Goal, Result | None]]:
-    """Every goal with what the records of one machine's folder say."""
-    found = {path.stem: read_record(path) for path in folder.glob("*.json") if path.stem in {g.case for g in GOALS}}
-    return [(goal, result(goal, found[goal.case]) if goal.case in found else None) for goal in GOALS]
+def goals_on(kind: str) -> list[Goal]:
+    """The goals of a kind of device, "cpu" or "cuda"."""
+    return [goal for goal in GOALS if goal.on == kind]
 
 
-def goals_table(folder: Path) -> str:
-    """A line for each goal: what is asked, what paper allows, what was measured."""
+def verdict(case: str, fast: str, slow: str, ratio: float) -> str:
+    """Whether a ratio meets the goal of these two lines; empty where there is none."""
+    least = next((g.least for g in GOALS if (g.case, g.fast, g.slow) == (case, fast, slow)), None)
+    return "" if least is None else f"the goal of {least:g} is {'met' if ratio >= least else 'missed'}"
+
+
+def results(folder: Path, kind: str) -> list[tuple[Goal, Result | None]]:
+    """Every goal of a kind of device with what the records of one machine's folder say."""
+    goals = goals_on(kind)
+    found = {path.stem: read_record(path) for path in folder.glob("*.json") if path.stem in {g.case for g in goals}}
+    return [(goal, result(goal, found[goal.case]) if goal.case in found else None) for goal in goals]
+
+
+def goals_table(folder: Path, kind: str) -> str:
+    """A line for each goal of a kind of device: what is asked, what paper allows, what was measured."""
     head = f"{'goal':32} {'at least':>9} {'on paper':>9} {'measured':>9}"
-    return "\n".join([head, *(_row(goal, found) for goal, found in results(folder))])
+    return "\n".join([head, *(_row(goal, found) for goal, found in results(folder, kind))])
 
 
 def _row(goal: Goal, found: Result | None) -> str:

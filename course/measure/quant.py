@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
+from course.measure.goals import verdict
+from course.measure.versus import summary
 from helpers.compare import relative_rms
-from helpers.measure import Comparison, Measurement, Rate, Work, measure_pair, name_of
+from helpers.measure import Measurement, Rate, Work, measure_pair, name_of, weights_work
 from helpers.quant.linear import QuantisedLinear
 
 WIDTHS = (2048, 4096)
@@ -28,12 +30,6 @@ SLOW = ("int8 kernel in float32", "int4 kernel in float32")  # a trap: torch tak
 NF4, INT8, LLM_INT8 = "bitsandbytes nf4", "bitsandbytes int8", "bitsandbytes LLM.int8"
 OUTLIER = 6.0  # columns of tokens above it LLM.int8 multiplies in 16 bits: the threshold that transformers sets
 BESIDE = {"int8": LLM_INT8, "int8-dynamic": LLM_INT8, "int4": NF4, "int4-affine": NF4, "nf4": NF4}
-GOALS = {  # (layer, beside): how many times as fast one token should be
-    ("int4", "bfloat16"): 3.5,
-    ("int8", "bfloat16"): 2.0,
-    ("int4", NF4): 1.0,
-    ("int8", LLM_INT8): 10.0,
-}
 MOST_ERROR = {4: 0.15, 8: 0.03, 16: 0.005}  # relative, of the answers of a Gaussian matrix, by bits of a weight
 
 
@@ -59,10 +55,11 @@ def beside(name: str, other: str, plain: nn.Linear, counts: Sequence[int]) -> It
         for which, layers in zip((other, name), rings, strict=True):
             check(which, layers if tokens == 1 else layers[:1], plain, x)
         pair = measure_pair(*(run(layers, x) for layers in rings), repeats=REPEATS[tokens])
-        print(said(name, other, width, tokens, pair), file=sys.stderr)
-        for which, layers, timing in ((other, rings[0], pair.a), (name, rings[1], pair.b)):
+        labels = [f"{which} of {name} beside {other}, {width}, {tokens}" for which in (other, name)]
+        found = verdict("quant", labels[1], labels[0], pair.ratio)
+        print(summary(f"{name}, {width} wide, {tokens} tokens", other, pair, found), file=sys.stderr)
+        for label, layers, timing in zip(labels, rings, (pair.a, pair.b), strict=True):
             rate = Rate(work(layers[0], tokens, width), timing)
-            label = f"{which} of {name} beside {other}, {width}, {tokens}"
             yield Measurement.of(label, name_of(BF16), [tokens, width, width], rate)
 
 
@@ -161,12 +158,4 @@ def held(layer: nn.Module) -> int:
 
 def work(layer: nn.Module, tokens: int, width: int) -> Work:
     """What is held is read once, and so are the tokens; the answers are written."""
-    return Work(flops=2 * tokens * width * width, bytes=held(layer) + 2 * tokens * width * BF16.itemsize)
-
-
-def said(name: str, other: str, width: int, tokens: int, pair: Comparison) -> str:
-    """The result in one line, whichever way it falls."""
-    goal = GOALS.get((name, other)) if tokens == 1 else None
-    verdict = "" if goal is None else f"; the goal of {goal:g} is {'met' if pair.ratio >= goal else 'missed'}"
-    spread = f"{pair.ratio_q1:.2f} to {pair.ratio_q3:.2f}"
-    return f"  {width} wide, {tokens} tokens: {name} {pair.ratio:.2f} times as fast as {other} ({spread}){verdict}"
+    return weights_work(width * width, held(layer), tokens) + Work(0, 2 * tokens * width * BF16.itemsize)

@@ -17,12 +17,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from course.measure.versus import summary
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.data import python_corpus, tasks
 from helpers.data.tasks import share_right
 from helpers.generate import generate
-from helpers.measure import Comparison, Measurement, Rate, Work, measure_pair
+from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
 from helpers.models import qwen3
 from helpers.quant.backends import DYNAMIC, stored_as
 from helpers.quant.cpu import CPU
@@ -64,8 +65,9 @@ def of_model(name: str, plain: nn.Module, ask: Ask | None, names: Sequence[str])
         packed = in_format(written, form)
         scores = held(packed) | ({} if ask is None else ask(in_format(plain, form)))
         pair = measure_pair(*(partial(write, model) for model in (written, packed)), repeats=REPEATS)
-        print(said(name, form, pair, scores), file=sys.stderr)
         scores |= {"tokens a second": NEW / pair.b.median_s, "times plain": pair.ratio}
+        known = ", ".join(f"{value:.3g} {what}" for what, value in scores.items() if what != "times plain")
+        print(summary(f"{name} in {form}", "plain", pair, known), file=sys.stderr)
         rate = Rate(work(packed, scores["bytes held"]), pair.b)
         yield Measurement.of(f"{form}, {name}", "bfloat16", [1, PROMPT, NEW], rate, scores=scores)
 
@@ -102,7 +104,7 @@ def held(model: nn.Module) -> dict[str, float]:
 def work(model: nn.Module, size: float) -> Work:
     """Everything held is read once a call, and used once a token."""
     count = sum(part.numbers for part in held_by_part(model).values())
-    return Work(flops=2 * count * (PROMPT + NEW - 1), bytes=size * NEW)
+    return weights_work(count, size, tokens=PROMPT + NEW - 1, passes=NEW)
 
 
 def reader_of_python() -> tuple[nn.Module, Ask]:
@@ -140,11 +142,3 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, Ask | None]]] = {
     "tiny-qwen3_5-moe": knower_of_facts,
     WIDE: wide_model,
 }
-
-
-def said(name: str, form: str, pair: Comparison, scores: dict[str, float]) -> str:
-    """The result in one line, whichever way it falls."""
-    known = ", ".join(f"{value:.3g} {what}" for what, value in scores.items())
-    spread = f"{pair.ratio_q1:.2f} to {pair.ratio_q3:.2f}"
-    speed = f"{NEW / pair.b.median_s:.0f} tokens/s, {pair.ratio:.2f} times plain ({spread})"
-    return f"  {name} in {form}: {speed}; {known}"

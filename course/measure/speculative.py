@@ -13,12 +13,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from course.measure.versus import summary
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.decoding.drafts import MTP, NGram, SmallModel
 from helpers.decoding.speculative import Draft, Speculated, speculate
 from helpers.generate import generate
-from helpers.measure import Comparison, Measurement, Rate, Work, measure_pair
+from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
 
 FACTS = ("\nde|FR=Frankreich\nde|m1", "\nfr|d1=lundi\nfr|m3", "\nes|m2=febrero\nes|d5", "\npl|DE=Niemcy\npl|m7")
 PYTHON = (
@@ -68,7 +69,7 @@ def two_lines(
     if not all(torch.equal(text, run.token_ids) for text, run in zip(plain(), runs, strict=True)):
         raise AssertionError(f"{label}: other tokens than without guesses: nothing is timed")
     pair = measure_pair(plain, guessing, repeats=REPEATS, device=device)
-    print(said(label, runs, new, pair), file=sys.stderr)
+    print(summary(label, "plain", pair, worth(runs, new)), file=sys.stderr)
     shape = [len(runs), new * len(runs), *(sum(part) for part in zip(*map(counts, runs), strict=True))]
     for kind, passes, read, timing in (
         ("plain", shape[1], shape[1], pair.a),
@@ -85,11 +86,10 @@ def counts(run: Speculated) -> tuple[int, int, int]:
 def work(model: nn.Module, passes: int, tokens: int) -> Work:
     """The target's, not the draft's: every weight read once a pass, and used once a token, refused guesses too."""
     count = sum(weight.numel() for weight in model.parameters())
-    return Work(flops=2 * count * tokens, bytes=NUMBER_BYTES * count * passes)
+    return weights_work(count, NUMBER_BYTES * count, tokens, passes)
 
 
-def said(label: str, runs: list[Speculated], new: int, pair: Comparison) -> str:
-    """The result in one line, whichever way it falls."""
+def worth(runs: list[Speculated], new: int) -> str:
+    """What the guesses were worth: tokens a pass, and the share of guesses that stayed."""
     passes, guessed, stay = (sum(part) for part in zip(*map(counts, runs), strict=True))
-    worth = f"{new * len(runs) / passes:.2f} tokens a pass, {stay / guessed:.0%} stay"
-    return f"  {label}: {worth}, {pair.ratio:.2f} times as fast ({pair.ratio_q1:.2f} to {pair.ratio_q3:.2f})"
+    return f"{new * len(runs) / passes:.2f} tokens a pass, {stay / guessed:.0%} stay"

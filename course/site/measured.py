@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from course.measure.__main__ import cases_for
-from course.measure.goals import GOALS, results
+from course.measure.cases import cases_for
+from course.measure.goals import goals_on, results
 from course.parity.compare import ALLOWED, ROOT_2, Line, ParityRecord, by_padding, read_parity, worst
 from course.parity.runs import PADDINGS
 from course.site.tables import Row, table
@@ -71,8 +71,9 @@ def measured_page(folder: Path = FOLDER) -> str:
     machines: dict[str, dict[str, Record]] = {}
     for path in paths:
         machines.setdefault(path.parent.name, {})[path.stem] = read_record(path)
-    gpus = [place for place, found in machines.items() if next(iter(found.values())).machine["device"] == "cuda"]
-    goals = [_goals(folder / place, place) for place in gpus] or [_goals(folder / "none", "a GPU")]
+    kinds = {place: str(next(iter(found.values())).machine["device"]) for place, found in machines.items()}
+    goals = [_goals(folder / place, place, kind) for place, kind in kinds.items() if goals_on(kind)]
+    goals += [] if "cuda" in kinds.values() else [_goals(folder / "none", "a GPU", "cuda")]
     body = [_records(found) for found in machines.values()] or [f"**{NOT_YET}**: no record of any machine.\n"]
     return f"""# Measured
 
@@ -81,7 +82,7 @@ the machine that is named. The share is of that machine's own roofline: the leas
 work. Lessons measure your machine first, and show these beside it.
 
 {chr(10).join(body)}
-## Goals on a GPU
+## Goals
 
 Set down before anything was measured. On paper is what copy and matrix product alone would allow, if both sides took
 their least time.
@@ -89,7 +90,7 @@ their least time.
 {chr(10).join(goals)}"""
 
 
-def _goals(folder: Path, where: str) -> str:
+def _goals(folder: Path, where: str, kind: str) -> str:
     columns = ("goal", "at least", "on paper", "measured")
     rows = [
         (
@@ -98,9 +99,9 @@ def _goals(folder: Path, where: str) -> str:
             None if goal.floor is None else _times(goal.floor if found is None else found.possible, goal.slow),
             NOT_YET if found is None else _times(found.reached, goal.slow),
         )
-        for goal, found in results(folder)
+        for goal, found in results(folder, kind)
     ]
-    return f"{table(f'{len(GOALS)} goals on {where}', columns, rows)}\n"
+    return f"{table(f'{len(rows)} goals on {where}', columns, rows)}\n"
 
 
 def _times(number: float, slow: str | None) -> str:

@@ -22,7 +22,7 @@ from helpers.measure.roofline import (
     roofline,
 )
 from helpers.measure.timing import Comparison, Timing, measure_one, measure_pair
-from helpers.measure.work import Work, matmul_work
+from helpers.measure.work import Work, matmul_work, weights_work
 
 __all__ = [
     "Comparison",
@@ -54,5 +54,6 @@ __all__ = [
     "roofline",
     "training_flops",
     "training_flops_per_token",
+    "weights_work",
     "write_record",
 ]

@@ -61,6 +61,19 @@ def sparse_decode(
     return index * (1 / layers_a_choice) + dense_decode(s, min(s.k, tokens), number_bytes)
 
 
+def made_flops(s: SparseSizes, tokens: int) -> int:
+    """Keys and values of every head, made from the latents of all ``tokens``."""
+    return 2 * tokens * s.heads * s.latent * (s.key + s.value)
+
+
+def masked_decode(s: SparseSizes, tokens: int, number_bytes: float = 2) -> Work:
+    """Sparse by a mask: index scores of all tokens; keys and values of all tokens and heads made from the latents,
+    written, read again and scored, and what was not chosen is barred."""
+    numbers = tokens * s.heads * (s.key + s.turned + s.value)
+    made = Work(made_flops(s, tokens), tokens * (s.latent + s.turned) * number_bytes)
+    return index_decode(s, tokens, number_bytes) + made + Work(2 * numbers, 2 * numbers * number_bytes)
+
+
 def break_even(s: SparseSizes, number_bytes: float = 2, key_bytes: float | None = None) -> tuple[float, float]:
     """The context from which on sparse decoding does less: in FLOP, and in bytes. Infinite where it never does.
 

@@ -36,3 +36,12 @@ def matmul_work(
     weights, activations = inputs * outputs, batch * (inputs + outputs)
     bits = weights * weight_bits + activations * (activation_bits or weight_bits)
     return Work(flops=2.0 * batch * weights, bytes=bits / 8)
+
+
+def weights_work(numbers: int, held_bytes: float, tokens: int = 1, passes: int = 1) -> Work:
+    """The weights of a layer or a model: ``numbers`` of them used once a token, all ``held_bytes`` read once a pass.
+
+    A multiplication and an addition for each: 2 · numbers · tokens FLOP. A prompt is one pass, each new token another.
+    Activations, caches and attention over the text are left out.
+    """
+    return Work(flops=2 * numbers * tokens, bytes=held_bytes * passes)

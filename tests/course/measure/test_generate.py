@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from course.measure import __main__ as measure
 from course.measure import generate as measure_generate
-from course.measure.generate import generate_case, prompt_of, said, their_way, work_of
+from course.measure.cases import CASES
+from course.measure.generate import generate_case, prompt_of, their_way, work_of
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.generate import generate
-from helpers.measure import Comparison, Record, Timing, read_record, write_record
+from helpers.measure import Record, read_record, write_record
 from helpers.measure.records import FOLDER
 
 CPU = torch.device("cpu")
@@ -54,15 +54,8 @@ def test_every_weight_is_read_once_a_token():
     assert work_of(model, 1).flops == 2 * once * 16
 
 
-def test_a_loss_is_said_as_one():
-    slow, fast = Timing(2.0, 2.0, 2.0, 9, 1, "wall clock"), Timing(1.0, 1.0, 1.0, 9, 1, "wall clock")
-    assert said("compiled", Comparison(fast, slow, 0.5, 0.4, 0.6), 64) == (
-        "  compiled 32 tokens/s, transformers 64: 0.50 times (0.40 to 0.60)"
-    )
-
-
 def test_the_case_is_on_the_list_and_its_record_is_complete():
-    assert measure.CASES["generate"] is generate_case
+    assert CASES["generate"] is generate_case
     record = read_record(FOLDER / "cpu" / "generate.json")
     ways = ["transformers", "ours", "transformers beside compiled", "compiled"]
     assert [line.label for line in record.measurements] == [f"{way} generate" for way in ways]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from course.measure import __main__ as measure
 from course.measure import quant as measure_quant
+from course.measure.cases import CASES
+from course.measure.goals import goals_on
 from course.measure.quant import (
     BESIDE,
-    GOALS,
     INT8,
     LLM_INT8,
     NF4,
@@ -22,11 +22,10 @@ from course.measure.quant import (
     plain_layer,
     quant_case,
     ring,
-    said,
     work,
 )
 from helpers.compare import relative_rms
-from helpers.measure import Comparison, Timing, read_record
+from helpers.measure import read_record
 from helpers.measure.records import FOLDER
 from helpers.quant.cpu import CPU as KERNELS
 
@@ -105,15 +104,6 @@ def test_a_gpu_is_refused():
         next(iter(quant_case(torch.device("cuda"))))
 
 
-def test_a_result_is_said_with_its_spread_and_its_goal():
-    slow, fast = Timing(3.0, 3.0, 3.0, 9, 1, "wall clock"), Timing(1.0, 1.0, 1.0, 9, 1, "wall clock")
-    pair = Comparison(slow, fast, 3.0, 2.9, 3.1)
-    line = "  2048 wide, 1 tokens: int4 3.00 times as fast as bfloat16 (2.90 to 3.10)"
-    assert said("int4", "bfloat16", 2048, 1, pair) == f"{line}; the goal of 3.5 is missed"
-    assert said("int8", "bfloat16", 2048, 1, pair).endswith("the goal of 2 is met")
-    assert said("int8", "bfloat16", 2048, 512, pair).endswith("(2.90 to 3.10)")  # goals are for one token
-
-
 def test_torchs_kernels_take_float32_and_round_nothing(plain):
     """What makes them a trap: the answer is right, and only the clock tells."""
     x = torch.randn(1, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -122,7 +112,7 @@ def test_torchs_kernels_take_float32_and_round_nothing(plain):
 
 
 def test_the_case_is_on_the_list_and_its_record_is_complete():
-    assert measure.CASES["quant"] is quant_case
+    assert CASES["quant"] is quant_case
     record = read_record(FOLDER / "cpu" / "quant.json")
     labels = {line.label for line in record.measurements}
     pairs = [(name, "bfloat16", TOKENS) for name in ("float32", *OURS, NF4, INT8, LLM_INT8)]
@@ -132,4 +122,6 @@ def test_the_case_is_on_the_list_and_its_record_is_complete():
         for name, other, counts in pairs:
             for which in (name, other):
                 assert {f"{which} of {name} beside {other}, {width}, {tokens}" for tokens in counts} <= labels
-    assert {pair[:2] for pair in pairs} >= set(GOALS)
+    for goal in goals_on("cpu"):
+        assert goal.case == "quant"
+        assert {goal.fast, goal.slow} <= labels

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from course.measure import __main__ as measure
 from course.measure import quantised as measure_quantised
+from course.measure.cases import CASES
 from course.measure.quantised import (
     BPB,
     FACTS,
@@ -75,7 +75,7 @@ def test_a_gpu_is_refused():
 
 
 def test_the_case_is_on_the_list_and_its_record_is_complete():
-    assert measure.CASES["quantised-model"] is quantised_case
+    assert CASES["quantised-model"] is quantised_case
     record = read_record(FOLDER / "cpu" / "quantised-model.json")
     scores = {line.label: line.scores for line in record.measurements}
     known = {"tiny-qwen3": BPB, "tiny-qwen3_5-moe": FACTS, "tiny-glm5": RIGHT, WIDE: "times plain"}

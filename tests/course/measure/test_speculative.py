@@ -3,14 +3,22 @@
 import pytest
 import torch
 
-from course.measure import __main__ as measure
 from course.measure import speculative as measure_speculative
-from course.measure.speculative import TARGETS, drafts_of, prompts_of, said, speculative_case, two_lines, work
+from course.measure.cases import CASES
+from course.measure.speculative import (
+    TARGETS,
+    drafts_of,
+    prompts_of,
+    speculative_case,
+    two_lines,
+    work,
+    worth,
+)
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.decoding.drafts import NGram
 from helpers.decoding.speculative import Speculated, speculate
-from helpers.measure import Comparison, Timing, read_record
+from helpers.measure import read_record
 from helpers.measure.records import FOLDER
 
 CPU = torch.device("cpu")
@@ -48,7 +56,7 @@ def test_a_refused_guess_is_work_and_a_pass_saved_is_bytes_saved(model):
 
 
 def test_the_case_is_on_the_list_and_its_record_is_complete():
-    assert measure.CASES["speculative"] is speculative_case
+    assert CASES["speculative"] is speculative_case
     record = read_record(FOLDER / "cpu" / "speculative.json")
     labels = [line.label for line in record.measurements]
     drafts = drafts_of(CPU)
@@ -61,9 +69,6 @@ def test_the_case_is_on_the_list_and_its_record_is_complete():
         assert 0 < stay <= guessed
 
 
-def test_a_result_is_said_with_its_spread():
-    slow, fast = Timing(2.0, 2.0, 2.0, 9, 1, "wall clock"), Timing(1.0, 1.0, 1.0, 9, 1, "wall clock")
+def test_guesses_are_worth_tokens_a_pass_and_the_share_that_stays():
     run = Speculated(torch.zeros(1, 1, dtype=torch.long), 4, [(4, 3), (4, 1)])
-    assert said("x", [run], 8, Comparison(slow, fast, 2.0, 1.9, 2.25)) == (
-        "  x: 2.00 tokens a pass, 50% stay, 2.00 times as fast (1.90 to 2.25)"
-    )
+    assert worth([run], 8) == "2.00 tokens a pass, 50% stay"

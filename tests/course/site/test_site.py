@@ -14,7 +14,7 @@ from support import browser as lab
 from course import site
 from course.authoring.build import notebook
 from course.authoring.syllabus import syllabus
-from course.measure.__main__ import CASES
+from course.measure.cases import CASES
 from course.parity.compare import Line, ParityRecord, write_parity
 from helpers.claims.ledger import ledger
 from helpers.facts import table as facts

@@ -11,6 +11,8 @@ from helpers.measure.dsa_work import (
     break_even,
     dense_decode,
     index_decode,
+    made_flops,
+    masked_decode,
     prefill_break_even,
     sparse_decode,
 )
@@ -64,6 +66,19 @@ def test_dense_and_sparse_meet_at_the_break_even_of_the_real_models(name):
         assert getattr(sparse_decode(sizes, below), kind) > getattr(dense_decode(sizes, below), kind)
         assert getattr(sparse_decode(sizes, above), kind) < getattr(dense_decode(sizes, above), kind)
     assert prefill_break_even(sizes) > by_flops
+
+
+def test_a_mask_reads_the_whole_text_and_a_choice_only_its_index_keys():
+    s = SparseSizes(heads=8, latent=128, turned=32, key=64, value=64, index_heads=4, index_width=64, k=512)
+    assert sparse_decode(s, 4096, 4).bytes - sparse_decode(s, 2048, 4).bytes == 2048 * 64 * 4
+    assert masked_decode(s, 4096, 4).bytes == 2 * masked_decode(s, 2048, 4).bytes
+    assert masked_decode(s, 65536).flops > 50 * sparse_decode(s, 65536).flops
+
+
+def test_flop_of_keys_and_values_made_anew_are_those_that_torch_counts():
+    s = SIZES
+    latent, up = torch.randn(50, s.latent), torch.randn(s.latent, s.heads * (s.key + s.value))
+    assert sum(count_flops(lambda: latent @ up).values()) == made_flops(s, 50)
 
 
 def test_an_indexer_as_dear_as_attention_never_pays():

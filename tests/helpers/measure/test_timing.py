@@ -8,7 +8,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import measure
-from helpers.measure import Roofline, Work, matmul_work, measure_one, measure_pair, peak_memory, ridge_batch, timing
+from helpers.measure import (
+    Roofline,
+    Work,
+    matmul_work,
+    measure_one,
+    measure_pair,
+    peak_memory,
+    ridge_batch,
+    timing,
+    weights_work,
+)
 
 roofs = sys.modules["helpers.measure.roofline"]  # the module: the name in helpers.measure is the function
 
@@ -29,6 +39,13 @@ def test_bytes_are_each_operand_once():
 def test_work_adds_and_scales():
     assert Work(2, 8) + Work(4, 2) * 3 == Work(14, 14)
     assert (Work(2, 8) * 5).intensity == Work(2, 8).intensity == 0.25
+
+
+def test_weights_are_used_once_a_token_and_read_once_a_pass():
+    matrix = torch.randn(7, 3)
+    one = weights_work(matrix.numel(), matrix.nbytes)
+    assert one + Work(0, 4 * (7 + 3)) == matmul_work(1, 7, 3)
+    assert weights_work(matrix.numel(), matrix.nbytes, tokens=5, passes=2) == Work(5 * one.flops, 2 * one.bytes)
 
 
 def test_an_impossible_product_is_refused():

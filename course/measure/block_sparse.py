@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from course.measure.gpu import Way, dtype_of, roof_of, versus
-from helpers.compare import assert_close, tolerance
+from course.measure.versus import Way, dtype_of, roof_of, rounded, versus
+from helpers.compare import assert_close
 from helpers.kernels.attention import block_sparse, flash
 from helpers.kernels.launch import blocks
 from helpers.layers import block_sparse as readable
@@ -67,8 +67,7 @@ def agree(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, s: Sizes,
     with torch.inference_mode():
         chosen = readable.choose_blocks(query, key, s.block, s.k)
         ours, exact = (way.attend_blocks(query, key, value, chosen, s.block) for way in (block_sparse, readable))
-        near = 4 * tolerance(dtype_of(device), 2)  # each rounds its shares and its mixture
-        assert_close(ours.float(), exact.float(), near, "block-sparse attention beside its readable form")
+        assert_close(ours.float(), exact.float(), rounded(device), "block-sparse attention beside its readable form")
 
 
 def dense_work(s: Sizes, length: int, number_bytes: int = 2) -> Work:

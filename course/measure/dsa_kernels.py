@@ -1,6 +1,7 @@
-"""GPU cases of latent and sparse attention: the share of the roofline, sparse beside dense, ours beside transformers'.
+"""The kernels of latent and sparse attention on a GPU, one by one: the share of the roofline, and sparse beside dense.
 
-A sparse answer is not the dense one, so there the sparse side is first compared with its readable form.
+A sparse answer is not the dense one, so there the sparse side is first compared with its readable form. The whole layer
+beside transformers' is in `course.measure.dsa`.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,15 +11,13 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from course.measure.dsa import memory, models, their_step
-from course.measure.gpu import Call, Way, copies, dtype_of, roof_of, versus
-from helpers.compare import assert_close, tolerance
+from course.measure.versus import Way, copies, dtype_of, roof_of, rounded, versus
+from helpers.compare import assert_close
 from helpers.kernels.attention import index_scores, mla_decode, sparse_attention, top_k
 from helpers.layers import dsa, mla
 from helpers.layers.attention import visible
 from helpers.measure import Measurement, Work
 from helpers.measure.dsa_work import SparseSizes
-from helpers.models.glm5 import GLM5
 
 V32 = SparseSizes(128, 512, 64, 128, 128, 64, 128, 2048)  # DeepSeek-V3.2, helpers/facts/configs
 GLM5_SIZES = SparseSizes(64, 512, 64, 192, 256, 32, 128, 2048)
@@ -81,11 +80,6 @@ class Texts:
         return torch.cat([self.sparse(steps, n, min(n + block, self.queries)) for n in ends], dim=1)
 
 
-def rounded(device: torch.device) -> float:
-    """Two answers in this dtype, each rounded after a score and after a mixture."""
-    return 4 * tolerance(dtype_of(device), 2)
-
-
 def latent_decode_case(
     device: torch.device,
     sizes: tuple[SparseSizes, ...] = (V32, GLM5_SIZES),
@@ -119,7 +113,7 @@ def index_scores_case(
         yield from versus(slow, fast, [batch, tokens, s.index_heads], device, 1e-3, roof_of(device))
 
 
-def sparse_work(s: SparseSizes, batch: int, tokens: int, number_bytes: int, packed: bool = False) -> Work:
+def kernels_work(s: SparseSizes, batch: int, tokens: int, number_bytes: int, packed: bool = False) -> Work:
     """Index scores, the choice, and attention over the chosen, of one token of each text. Packed: keys of 8 bits."""
     index = index_scores.cost(batch, 1, tokens, s.index_heads, s.index_width, number_bytes, packed)
     read = sparse_attention.cost(batch, min(s.k, tokens), s.heads, s.latent, s.turned, number_bytes)
@@ -139,12 +133,12 @@ def sparse_decode_case(
         agree(text, device)
         dense = mla_decode.cost(batch, tokens, s.heads, s.latent, s.turned, size)
         slow = Way(f"dense, {s.heads} heads", [partial(text.dense, mla_decode.absorbed)], dense)
-        fast = Way(f"sparse, {s.heads} heads", [partial(text.sparse, OURS)], sparse_work(s, batch, tokens, size))
+        fast = Way(f"sparse, {s.heads} heads", [partial(text.sparse, OURS)], kernels_work(s, batch, tokens, size))
         yield from versus(slow, fast, [batch, tokens, s.heads], device, None, roof_of(device))
         eight, readable = packed_keys(text.index_key)
         agree(text, device, ways=(readable, eight))
         slow = replace(slow, label=f"dense beside 8 bits, {s.heads} heads")
-        work = sparse_work(s, batch, tokens, size, packed=True)
+        work = kernels_work(s, batch, tokens, size, packed=True)
         fast = Way(f"sparse, keys of 8 bits, {s.heads} heads", [partial(text.sparse, eight)], work)
         yield from versus(slow, fast, [batch, tokens, s.heads], device, None, roof_of(device))
 
@@ -194,73 +188,3 @@ def sparse_prompt(s: SparseSizes, length: int, number_bytes: int = 2) -> Work:
     index = index_scores.cost(1, length, length, s.index_heads, s.index_width, number_bytes) * 0.5
     choice = top_k.cost(length, length, s.k) * 0.5
     return index + choice + sparse_attention.cost(length, min(s.k, length), s.heads, s.latent, s.turned, number_bytes)
-
-
-OLDEST_PEER = (5, 23)  # earlier versions cache what no step has to make anew: another layer to compare with
-LAYER = {  # GLM-5's attention layer, helpers/facts/configs; the rest of the block is of no account
-    "vocab_size": 8,
-    "hidden_size": 6144,
-    "num_hidden_layers": 1,
-    "first_k_dense_replace": 1,
-    "intermediate_size": 8,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 64,
-    "q_lora_rank": 2048,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 192,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 256,
-    "index_n_heads": 32,
-    "index_head_dim": 128,
-    "index_topk": 2048,
-}
-
-
-def sparse_layer_case(
-    device: torch.device, layer: dict[str, int] | None = None, length: int = CONTEXT - 1
-) -> Iterator[Measurement]:
-    """One new token through GLM-5's attention layer after 128k, batch 1: transformers' layer and ours by kernels."""
-    import transformers  # takes seconds, and no other case of this file needs it
-
-    if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST_PEER:
-        raise ValueError(
-            f"transformers {transformers.__version__} keeps keys and values of all heads; 5.23 keeps latents"
-        )
-    layer, dtype = layer or LAYER, dtype_of(device)
-    theirs, ours = models(device, layer, dtype)
-    torch.manual_seed(length)
-    x, remembered = (
-        torch.randn(1, 1, layer["hidden_size"], device=device, dtype=dtype),
-        memory(length, device, layer, dtype),
-    )
-    s = SparseSizes.of(layer)
-    weights = sum(weight.numel() for weight in ours.blocks[0].attention.parameters())
-    work = sparse_work(s, 1, length + 1, dtype.itemsize) + Work(2 * weights, dtype.itemsize * weights)
-    made = 2 * (length + 1) * s.heads * s.latent * (s.key + s.value)
-    moved = 3 * dtype.itemsize * (length + 1) * s.heads * (s.key + s.turned + s.value)  # made, written, read
-    slow = Way("transformers", [their_step(theirs, x, remembered)], work + Work(made, moved), graph=False)
-    fast = Way("ours", [kernel_step(ours, x, remembered)], work)
-    # in 16 bits the two round the index scores differently, and may differ in which token comes in last
-    yield from versus(
-        slow, fast, [1, length, layer["hidden_size"]], device, 0.5 if dtype != torch.float32 else 1e-5, roof_of(device)
-    )
-
-
-def kernel_step(model: GLM5, x: torch.Tensor, remembered: list[torch.Tensor]) -> Call:
-    """Our layer reads ``x`` after the text: the modules' projections, and our kernels for what grows with the text."""
-    attention, length = model.blocks[0].attention, remembered[0].shape[1]
-    latents, indexer = attention.mla, attention.indexer
-    latent, key, index_key = (functional.pad(part, (0, 0, 0, 1)) for part in remembered)  # the last row is x's
-    rotary = model.rotary(torch.tensor([[length]], device=x.device), x.dtype)
-
-    def step() -> torch.Tensor:
-        asked = latents.query_latent(x)
-        asks, index_key[:, length:], weights = indexer.project(x, asked, rotary)
-        scores = OURS.scores(asks.contiguous(), index_key, weights.contiguous())
-        chosen = OURS.select(scores, indexer.k)
-        latent[:, length:], key[:, length:] = latents.latents(x, rotary)
-        query, turned = latents.queries(asked, rotary)
-        mixed = OURS.attend(query.contiguous(), turned.contiguous(), latent, key, *latents.up(), chosen, latents.scale)
-        return latents.output(mixed.flatten(2))
-
-    return step

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from course.measure import __main__ as measure
-from course.measure import moe as measure_moe
-from course.measure.moe import DTYPES, SIZES, TOKENS, Size, fastest, inputs, layers, moe_case, their_run, work
+from course.measure import experts as measure_experts
+from course.measure.cases import CASES
+from course.measure.experts import DTYPES, SIZES, TOKENS, Size, fastest, inputs, layers, moe_case, their_run, work
 from helpers.compare import assert_close, max_error
-from helpers.measure import Comparison, Timing, read_record
+from helpers.measure import Timing, read_record
 from helpers.measure.records import FOLDER
 
 CPU, SMALL = torch.device("cpu"), Size(16, 8, 6, 2)
@@ -18,23 +18,23 @@ def test_every_way_of_transformers_gives_our_answer(tokens):
     theirs, ours, _ = layers(SMALL, torch.float32, CPU)
     x, routing = inputs(SMALL, tokens, torch.float32, CPU)
     with torch.inference_mode():
-        for way in measure_moe.WAYS[tokens]:
+        for way in measure_experts.WAYS[tokens]:
             assert_close(their_run(theirs, x, routing, way)(), ours(x, *routing), 1e-5, way)
         assert max_error(ours(2 * x, *routing), ours(x, *routing)) > 1e-3
 
 
 def test_a_layer_that_answers_something_else_is_not_timed(monkeypatch):
-    original = measure_moe.their_run
-    monkeypatch.setattr(measure_moe, "their_run", lambda theirs, x, *rest: original(theirs, 2 * x, *rest))
+    original = measure_experts.their_run
+    monkeypatch.setattr(measure_experts, "their_run", lambda theirs, x, *rest: original(theirs, 2 * x, *rest))
     with pytest.raises(AssertionError, match="16x8, 2 of 6, 1 tokens"):
         list(moe_case(CPU, sizes=(SMALL,)))
 
 
 def test_the_fastest_way_is_taken(monkeypatch):
     seconds = {"slow": 2.0, "quick": 1.0, "slower": 3.0}
-    monkeypatch.setattr(measure_moe, "their_run", lambda theirs, x, routing, way: way)
+    monkeypatch.setattr(measure_experts, "their_run", lambda theirs, x, routing, way: way)
     taken = lambda way, **_: Timing(seconds[way], 0, 0, 3, 1, "wall clock")  # noqa: E731
-    monkeypatch.setattr(measure_moe, "measure_one", taken)
+    monkeypatch.setattr(measure_experts, "measure_one", taken)
     assert fastest(None, torch.ones(1), None, tuple(seconds)) == "quick"
 
 
@@ -51,21 +51,12 @@ def test_one_token_reads_the_experts_that_it_chose():
 
 
 def test_the_case_is_on_the_list_and_its_record_is_complete():
-    assert measure.CASES["moe"] is moe_case
+    assert CASES["moe"] is moe_case
     record = read_record(FOLDER / "cpu" / "moe.json")
     for size in SIZES:
         for tokens in TOKENS:
             for dtype in DTYPES:
                 own = [line for line in record.measurements if line.label.endswith(f", {size}, {tokens}")]
                 own = [line.label.split(",")[0] for line in own if line.dtype == str(dtype).removeprefix("torch.")]
-                assert own[0].removeprefix("transformers ") in measure_moe.WAYS[tokens]
+                assert own[0].removeprefix("transformers ") in measure_experts.WAYS[tokens]
                 assert own[1:] == ["ours", "dense"]
-
-
-def test_a_result_is_said_with_its_spread():
-    slow, fast = Timing(2.0, 2.0, 2.0, 9, 1, "wall clock"), Timing(1.0, 1.0, 1.0, 9, 1, "wall clock")
-    said = measure_moe.said(SMALL, 1, torch.float32, "eager", Comparison(slow, fast, 2.0, 1.9, 2.25), 0.5)
-    assert said == (
-        "  16x8, 2 of 6, 1 tokens, float32: 2.00 times as fast as transformers' eager (1.90 to 2.25); "
-        "dense takes 0.50 of it"
-    )

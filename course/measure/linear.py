@@ -11,8 +11,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from course.measure.gpu import Way, bytes_of, clones, copies, dtype_of, roof_of, versus
-from helpers.compare import tolerance
+from course.measure.versus import Way, bytes_of, clones, copies, dtype_of, roof_of, rounded, versus
 from helpers.kernels import delta_rule
 from helpers.kernels.quant import eight_bit, packed_linear
 from helpers.kernels.quant.dequantise import lay
@@ -66,7 +65,7 @@ def _few(
     bits = encoded.bits_per_weight
     slow = Way(f"16 bits beside {name}, {count}", theirs, matmul_work(count, width, rows, 16))
     fast = Way(f"{name}, {count}", ours, packed_linear.cost(count, width, rows, bits))
-    yield from versus(slow, fast, [count, rows, width], device, 4 * tolerance(dtype, 2), roof_of(device))
+    yield from versus(slow, fast, [count, rows, width], device, rounded(device), roof_of(device))
 
 
 def many_tokens_case(device: torch.device, matrix: Matrix | None = None, tokens: int = 4096) -> Iterator[Measurement]:

@@ -1,4 +1,6 @@
-"""What the cases of a GPU share: cold inputs, CUDA graphs, ceilings of the same run, and two ways that must agree.
+"""Two ways beside each other: how a comparison is summed up; on a GPU, two ways that must agree before they are timed.
+
+The cases of a GPU share cold inputs, CUDA graphs and the ceilings of the same run.
 
 Less than 20 microseconds of work is over before the CPU has asked for it, so such calls are captured into a graph that
 the GPU replays by itself; the label says so. A graph goes through several copies of the inputs, together larger than
@@ -13,8 +15,18 @@ from functools import partial
 
 import torch
 
-from helpers.compare import assert_close
-from helpers.measure import Measurement, Rate, Roofline, Work, bandwidth, matmul_rate, measure_pair, name_of
+from helpers.compare import assert_close, tolerance
+from helpers.measure import (
+    Comparison,
+    Measurement,
+    Rate,
+    Roofline,
+    Work,
+    bandwidth,
+    matmul_rate,
+    measure_pair,
+    name_of,
+)
 
 COLD_BYTES = 2**28  # five times an H100's L2 and four times an H200's
 REPEATS = 9
@@ -33,9 +45,27 @@ class Way:
     graph: bool = True
 
 
+def summary(what: str, other: str, pair: Comparison, more: str = "") -> str:
+    """In one line, whichever way it falls: how many times as fast ``what`` (b of the pair) is as ``other`` (a), and the
+    middle half of all pairs."""
+    spread = f"{pair.ratio_q1:.2f} to {pair.ratio_q3:.2f}"
+    return f"  {what}: {pair.ratio:.2f} times as fast as {other} ({spread})" + (f"; {more}" if more else "")
+
+
+def beside(way: str) -> str:
+    """The label of transformers' line that was timed together with ``way``."""
+    return "transformers" if way == "ours" else f"transformers beside {way}"
+
+
 def dtype_of(device: torch.device) -> torch.dtype:
     """bfloat16; float32 on a CPU, where Triton's interpreter gets bfloat16 wrong."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def rounded(device: torch.device, terms: int = 2) -> float:
+    """The relative RMS that two right answers may differ by, each rounded ``terms`` times on its way: two are a score
+    and a mixture, or a product and its scale; a token's experts are as many as were chosen."""
+    return 4 * tolerance(dtype_of(device), terms)
 
 
 @functools.cache
