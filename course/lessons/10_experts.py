@@ -59,9 +59,9 @@ print("the helper agrees:", torch.equal(softmax_top_k(logits, 2)[0], best.indice
 # expert get?
 
 # %%
-from helpers.moe.router import load
+from helpers.moe.router import tokens_per_expert
 
-print("tokens for each expert:", load(best.indices, 4).tolist(), "| even would be", [4 * 2 // 4] * 4)
+print("tokens for each expert:", tokens_per_expert(best.indices, 4).tolist(), "| even would be", [4 * 2 // 4] * 4)
 
 # %% [markdown]
 # Expert 0 has all four tokens, expert 2 none. On one computer that is a nuisance; where each expert lives on a chip of
@@ -74,7 +74,7 @@ bias = torch.tensor([-0.1, 0.0, 0.2, 0.0])
 chosen = (scores + bias).topk(2).indices
 kept = scores.gather(-1, chosen)  # without the bias
 weights = 2.5 * kept / kept.sum(dim=-1, keepdim=True)  # V3 and GLM-5 scale by 2.5
-print("chosen by score + bias:", chosen.tolist(), "| load", load(chosen, 4).tolist())
+print("chosen by score + bias:", chosen.tolist(), "| load", tokens_per_expert(chosen, 4).tolist())
 print("weights:", [[round(w, 2) for w in row] for row in weights.tolist()])
 
 # %% [markdown]
@@ -126,11 +126,11 @@ for kept_groups in (2, 1):
 # loses little, and the load is known before training begins.
 
 # %%
-from helpers.moe.router import hashed
+from helpers.moe.router import hash_route
 
 table = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0]])  # token id -> its experts
 ids = torch.tensor([2, 2, 0])
-indices, weights = hashed(torch.randn(3, 4), ids, table, scale=1.5)
+indices, weights = hash_route(torch.randn(3, 4), ids, table, scale=1.5)
 for t in range(3):
     print(f"token id {ids[t]}: experts {indices[t].tolist()}, weights {[round(w, 2) for w in weights[t].tolist()]}")
 
@@ -200,11 +200,11 @@ print(f"largest difference to the loop: {difference:.1e}")
 
 # %%
 from helpers.compare import max_error
-from helpers.moe.dispatch import by_loop, by_sorting, by_views
+from helpers.moe.dispatch import by_loop, by_sorting, single_token
 
 one = x[:1], *(part[:1] for part in routing)
 with torch.no_grad():
-    for way in (by_loop, by_sorting, by_views):
+    for way in (by_loop, by_sorting, single_token):
         print(f"{way.__name__:10} {max_error(way(*one, experts.stacks), answer[:1]):.1e} from your loop")
 
 # %% [markdown]
@@ -243,7 +243,7 @@ def learn(model, steps, loss_weight=0.0, bias_step=0.0):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        seen.append(load(indices, E))
+        seen.append(tokens_per_expert(indices, E))
         bias = rebalanced(bias, seen[-1], bias_step)
     return bias, torch.stack(seen[-20:]).sum(dim=0) / (20 * 256 * K / E)
 

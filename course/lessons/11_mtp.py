@@ -244,7 +244,9 @@ from helpers.data import ask
 from helpers.data.tasks import Example, Phase, TaskBatches
 from helpers.zoo import fact_data
 
-small = replace(model.config, width=48, num_blocks=2, num_dense=2, mlp_width=96, num_experts=4, experts_per_token=1)
+small = replace(
+    model.config, width=48, num_blocks=2, num_dense_blocks=2, mlp_width=96, num_experts=4, experts_per_token=1
+)
 languages = ("de", "fr", "es", "pl", "tr", "vi", "ru", "el", "ar", "hi", "ja", "ko")
 few = [fact for fact in fact_data.facts() if fact.locale in languages and fact.kind != "territory"]
 
@@ -653,7 +655,7 @@ from helpers.planning.plan import plan
 
 stated = {row["model"]: row for row in table("drafters")}
 v3, share = plan(published("deepseek_v3")), sum(stated["DeepSeek-V3"]["accepted"]) / 2
-experts = (large.num_blocks - large.num_dense) * large.experts_per_token * 3 * large.width * large.expert_width
+experts = (large.num_blocks - large.num_dense_blocks) * large.experts_per_token * 3 * large.width * large.expert_width
 touched = large.num_experts * (1 - (1 - large.experts_per_token / large.num_experts) ** 2)
 lone = 1 + experts * (touched / large.experts_per_token - 1) / v3.active
 

@@ -16,7 +16,7 @@ from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import angles_of_yarn, frequencies
 from helpers.models.configs.deepseek_v3 import CONFIG_NAMES, COPIES, NAMES, Config, from_hf, published_name
 from helpers.models.text_only import text_only
-from helpers.moe.moe_layer import Choice, Mixture
+from helpers.moe.moe_layer import MoE, RouterConfig
 from helpers.shapes import Bool, Float, Int, Tensor
 
 __all__ = ["CONFIG_NAMES", "COPIES", "NAMES", "Config", "DeepSeekV3", "from_hf", "published_name"]
@@ -32,9 +32,9 @@ class Block(nn.Module):
         heads = (c.head_dim, c.rotary_dim, c.value_dim)
         self.attention = MLA(c.width, c.num_heads, c.query_rank, c.latent_width, *heads, c.scale)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon)
-        choice = Choice(c.experts_per_token, c.num_groups, c.kept_groups, c.routed_scale, c.normalised)
+        choice = RouterConfig(c.experts_per_token, c.num_groups, c.kept_groups, c.routed_scale, c.normalised)
         experts = (c.expert_width, c.num_experts, c.num_shared)
-        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else Mixture(c.width, *experts, choice)
+        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else MoE(c.width, *experts, choice)
 
     def forward(
         self,
@@ -82,7 +82,7 @@ class DeepSeekV3(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config, n < config.num_dense) for n in range(config.num_blocks))
+        self.blocks = nn.ModuleList(Block(config, n < config.num_dense_blocks) for n in range(config.num_blocks))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         # Named by its number in the checkpoint, where it stands behind the last block.

@@ -23,7 +23,7 @@ from helpers.layers.ragged import arrange, known
 from helpers.layers.rope import Yarn, angles_of_yarn, frequencies, rotate
 from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name, shared_experts
 from helpers.models.text_only import text_only
-from helpers.moe.moe_layer import Choice, Mixture
+from helpers.moe.moe_layer import MoE, RouterConfig
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
@@ -190,9 +190,9 @@ class Block(nn.Module):
         indexer = Indexer(c.width, c.query_rank, c.index_heads, c.index_dim, c.rotary_dim, c.index_k, rotate)
         self.attention = SparseAttention(mla, indexer)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon)
-        choice = Choice(c.experts_per_token, c.num_groups, c.kept_groups, c.routed_scale, c.normalised)
+        choice = RouterConfig(c.experts_per_token, c.num_groups, c.kept_groups, c.routed_scale, c.normalised)
         experts = (c.expert_width, c.num_experts, c.num_shared)
-        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else Mixture(c.width, *experts, choice)
+        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else MoE(c.width, *experts, choice)
 
     def forward(
         self,

@@ -31,7 +31,7 @@ from helpers.models.configs.deepseek_v4 import (
 )
 from helpers.models.text_only import text_only
 from helpers.moe.experts import Experts
-from helpers.moe.router import Routing, hashed, sqrt_softplus_top_k
+from helpers.moe.router import Routing, hash_route, sqrt_softplus_top_k
 from helpers.shapes import Bool, Float, Int, Tensor
 
 __all__ = ["CONFIG_NAMES", "NAMES", "Config", "DeepSeekV4", "from_hf", "published_name", "to_hf"]
@@ -51,7 +51,7 @@ class Shared(nn.Module):
         return self.down(swiglu(self.gate(x), self.up(x), self.limit))
 
 
-class Mixture(nn.Module):
+class MoE(nn.Module):
     """A few routed experts and the shared one. The routing is by a fixed table of token ids, or learned."""
 
     def __init__(self, config: Config, kind: str):
@@ -74,7 +74,7 @@ class Mixture(nn.Module):
         """The experts of each token and their weights."""
         logits = self.router(x)
         if self.hashed:
-            return hashed(logits, token_ids, self.table, self.scale)
+            return hash_route(logits, token_ids, self.table, self.scale)
         return sqrt_softplus_top_k(logits, self.bias, self.k, self.scale)
 
 
@@ -103,7 +103,7 @@ class Block(nn.Module):
         self.attention = attention(c, c.layer_kinds[n])
         self.mlp_streams = HyperConnection(*streams)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon)
-        self.mlp = Mixture(c, c.router_kinds[n])
+        self.mlp = MoE(c, c.router_kinds[n])
 
     def forward(
         self,

@@ -189,7 +189,7 @@ def published_name(name: str, table: dict[str, str] = NAMES) -> str:
     return checkpoint_name(name, table, "Qwen3.5")
 
 
-class GatedMixture(nn.Module):
+class GatedMoE(nn.Module):
     """A few experts for each token, and one for every token, whose part in the sum each token sets by a gate.
 
     Source: transformers' ``Qwen3_5MoeSparseMoeBlock``. Built in lesson 10.
@@ -223,7 +223,7 @@ class Block(nn.Module):
             self.attention = GatedAttention(c.width, c.num_heads, c.num_kv_heads, c.head_dim, c.norm_epsilon)
         self.mlp_norm = ZeroCentredNorm(c.width, c.norm_epsilon)
         experts = (c.num_experts, c.experts_per_token, c.expert_width, c.shared_width)
-        self.mlp = GatedMixture(c.width, *experts) if c.num_experts else SwiGLU(c.width, c.mlp_width)
+        self.mlp = GatedMoE(c.width, *experts) if c.num_experts else SwiGLU(c.width, c.mlp_width)
 
     def forward(
         self,

@@ -14,7 +14,7 @@ from torch import nn
 
 from helpers.hooks import hooked
 from helpers.moe.experts import Experts, mixtures
-from helpers.moe.router import load, rebalanced
+from helpers.moe.router import rebalanced, tokens_per_expert
 from helpers.shapes import Float, Int, Tensor
 
 
@@ -31,7 +31,7 @@ def watch_loads(model: nn.Module) -> Iterator[dict[str, Int[Tensor, "E"]]]:
 
 def _counter(loads: dict[str, Tensor], name: str):
     def count(experts: Experts, given: tuple) -> None:
-        new = load(given[1].detach(), len(experts.gate))
+        new = tokens_per_expert(given[1].detach(), len(experts.gate))
         loads[name] = loads[name] + new if name in loads else new
 
     return count
@@ -71,5 +71,5 @@ def balance_loss(probabilities: Float[Tensor, "tokens E"], indices: Int[Tensor, 
     over experts, times E / A. Built in lesson 10.
     """
     num_experts = probabilities.shape[-1]
-    share = load(indices, num_experts) / indices.numel()
+    share = tokens_per_expert(indices, num_experts) / indices.numel()
     return num_experts * (share * probabilities.mean(dim=0)).sum()

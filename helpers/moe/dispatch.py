@@ -1,8 +1,8 @@
 """Dispatch: how tokens come to their experts. Three ways to one answer, and the rule that says which is taken.
 
 ``by_loop`` is the definition: each expert in turn takes the tokens that chose it. ``by_sorting`` puts the rows of one
-expert side by side first, so that each expert multiplies one block and no token is looked for twice. ``by_views`` is
-for a single token: nothing is sorted or gathered, each chosen expert's matrices are read where they lie.
+expert side by side first, so that each expert multiplies one block and no token is looked for twice. ``single_token``
+is for a single token: nothing is sorted or gathered, each chosen expert's matrices are read where they lie.
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ def dispatched(
     compiled step, which cannot ask which experts were chosen, by gathering."""
     if torch.compiler.is_compiling():
         return by_gathering(x, indices, weights, stacks)
-    way = by_views if len(x) == 1 else by_sorting
+    way = single_token if len(x) == 1 else by_sorting
     return way(x, indices, weights, stacks)
 
 
@@ -65,11 +65,11 @@ def by_sorting(
     Raises ValueError for an expert that is not there. Built in lesson 10.
     """
     order, counts = sort_pairs(indices, len(stacks.gate))
-    way = in_one_kernel if takes_one_kernel(x, len(order), stacks) else block_by_block
+    way = grouped if takes_grouped(x, len(order), stacks) else block_by_block
     return way(x, weights, order, counts, stacks)
 
 
-def by_views(
+def single_token(
     x: Float[Tensor, "tokens D"], indices: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"], stacks: Stacks
 ) -> Float[Tensor, "tokens D"]:
     """One token: each chosen expert's matrices times one vector, where they lie in memory.
@@ -138,7 +138,7 @@ def block_by_block(
     return out.to(x.dtype)
 
 
-def in_one_kernel(
+def grouped(
     x: Float[Tensor, "tokens D"],
     weights: Float[Tensor, "tokens A"],
     order: Int[Tensor, "pairs"],
@@ -156,7 +156,7 @@ def in_one_kernel(
     return back.view(*weights.shape, -1).sum(dim=1)  # over A
 
 
-def takes_one_kernel(x: Float[Tensor, "tokens D"], pairs: int, stacks: Stacks) -> bool:
+def takes_grouped(x: Float[Tensor, "tokens D"], pairs: int, stacks: Stacks) -> bool:
     """Whether torch has the kernel for these, and it pays: one dtype, matrices in rows of whole 16 bytes, a device that
     it was made for.
 

@@ -14,7 +14,7 @@ from helpers.shapes import Float, Tensor
 
 
 @dataclass(frozen=True)
-class Choice:
+class RouterConfig:
     """How a router chooses: ``sigmoid_top_k``'s settings."""
 
     k: int  # experts a token
@@ -31,7 +31,7 @@ class Choice:
 class Router(nn.Module):
     """The weight of the router, and the bias that balances the load, which no gradient trains. Built in lesson 10."""
 
-    def __init__(self, width: int, num_experts: int, choice: Choice):
+    def __init__(self, width: int, num_experts: int, choice: RouterConfig):
         super().__init__()
         check_groups(choice.k, num_experts, choice.num_groups, choice.kept_groups)
         self.weight = nn.Parameter(torch.empty(num_experts, width))
@@ -45,13 +45,13 @@ class Router(nn.Module):
         return self.choice.among(logits, self.bias)
 
 
-class Mixture(nn.Module):
+class MoE(nn.Module):
     """Each token goes to its few routed experts and to the shared one, if there is one, and their answers are added.
 
     Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, equation 12. Built in lesson 10.
     """
 
-    def __init__(self, width: int, hidden: int, num_experts: int, num_shared: int, choice: Choice):
+    def __init__(self, width: int, hidden: int, num_experts: int, num_shared: int, choice: RouterConfig):
         super().__init__()
         self.router = Router(width, num_experts, choice)
         self.experts = Experts(num_experts, width, hidden)

@@ -61,7 +61,7 @@ def sqrt_softplus_top_k(logits: Float[Tensor, "*rest E"], bias: Float[Tensor, "E
     return _weighed(scores, highest(scores + bias, k), scale)
 
 
-def hashed(
+def hash_route(
     logits: Float[Tensor, "*rest E"], token_ids: Int[Tensor, "*rest"], table: Int[Tensor, "vocab A"], scale: float
 ) -> Routing:
     """DeepSeek-V4's first layers: a fixed table says which experts a token id goes to; the logits only weigh them.
@@ -73,7 +73,7 @@ def hashed(
     return _weighed(scores, table[token_ids].long(), scale)  # published tables are int32
 
 
-def load(indices: Int[Tensor, "*rest A"], num_experts: int) -> Int[Tensor, "E"]:
+def tokens_per_expert(indices: Int[Tensor, "*rest A"], num_experts: int) -> Int[Tensor, "E"]:
     """How many tokens each expert got. Built in lesson 10."""
     return indices.flatten().bincount(minlength=num_experts)
 

@@ -18,7 +18,7 @@ class Config:
     vocab_size: int
     width: int
     num_blocks: int
-    num_dense: int  # the first ones, without experts
+    num_dense_blocks: int  # the first ones, without experts
     num_heads: int
     query_rank: int | None  # width of the compressed query; None: it is not compressed
     latent_width: int
@@ -56,7 +56,7 @@ CONFIG_NAMES = {  # ours -> config.json's
     "vocab_size": "vocab_size",
     "width": "hidden_size",
     "num_blocks": "num_hidden_layers",
-    "num_dense": "first_k_dense_replace",
+    "num_dense_blocks": "first_k_dense_replace",
     "num_heads": "num_attention_heads",
     "query_rank": "q_lora_rank",
     "latent_width": "kv_lora_rank",

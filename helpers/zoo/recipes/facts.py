@@ -30,7 +30,7 @@ V3 = deepseek_v3_config.Config(
     vocab_size=VOCABULARY,
     width=96,
     num_blocks=3,
-    num_dense=1,
+    num_dense_blocks=1,
     num_heads=4,
     query_rank=64,
     latent_width=48,
@@ -74,9 +74,9 @@ TINY_DEEPSEEK_V3 = Recipe(
 )
 
 # The same model without experts. As wide as what a token uses: one wide layer and two of three narrow experts.
-ACTIVE = replace(V3, num_dense=3, mlp_width=(192 + 2 * 3 * 48) // 3, num_drafters=0)
+ACTIVE = replace(V3, num_dense_blocks=3, mlp_width=(192 + 2 * 3 * 48) // 3, num_drafters=0)
 # As wide as all of it: one wide layer, and two of thirteen narrow experts.
-TOTAL = replace(V3, num_dense=3, mlp_width=(192 + 2 * 13 * 48) // 3, num_drafters=0)
+TOTAL = replace(V3, num_dense_blocks=3, mlp_width=(192 + 2 * 13 * 48) // 3, num_drafters=0)
 
 
 EQUAL_STEPS = 614  # what ``equal_steps()`` counts; a test counts again

@@ -22,7 +22,7 @@ QWEN3 = qwen3.Config(
     vocab_size=97, width=32, num_blocks=3, num_heads=6, num_kv_heads=2, head_dim=10, mlp_width=50, tied=False
 )  # fmt: skip
 V3 = deepseek_v3.Config(
-    vocab_size=97, width=32, num_blocks=3, num_dense=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
+    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
     rotary_dim=4, value_dim=6, mlp_width=40, num_experts=8, experts_per_token=3, expert_width=10, num_shared=2,
     num_drafters=1,
 )  # fmt: skip

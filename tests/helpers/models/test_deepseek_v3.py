@@ -16,17 +16,19 @@ from helpers.layers.rope import Yarn
 from helpers.models.deepseek_v3 import CONFIG_NAMES, COPIES, NAMES, Config, DeepSeekV3, from_hf, published_name
 
 SMALL = Config(
-    vocab_size=97, width=32, num_blocks=3, num_dense=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
+    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
     rotary_dim=4, value_dim=8, mlp_width=40, num_experts=8, experts_per_token=2, expert_width=10, num_shared=1,
     num_groups=4, kept_groups=2, routed_scale=2.5, context=2560, num_drafters=1,
     yarn=Yarn(40.0, 64, turned_strength=1.0, strength=1.0),
 )  # fmt: skip
 ODD = Config(
-    vocab_size=61, width=27, num_blocks=2, num_dense=0, num_heads=7, query_rank=None, latent_width=9, head_dim=5,
+    vocab_size=61, width=27, num_blocks=2, num_dense_blocks=0, num_heads=7, query_rank=None, latent_width=9, head_dim=5,
     rotary_dim=6, value_dim=11, mlp_width=31, num_experts=5, experts_per_token=3, expert_width=7, num_shared=2,
     normalised=False, norm_epsilon=1e-5, rope_theta=5e4, tied=True, num_drafters=1,
 )  # fmt: skip
-DENSE = replace(SMALL, num_blocks=2, num_dense=2, num_drafters=0, yarn=None, num_heads=1, num_groups=1, kept_groups=1)
+DENSE = replace(
+    SMALL, num_blocks=2, num_dense_blocks=2, num_drafters=0, yarn=None, num_heads=1, num_groups=1, kept_groups=1
+)
 CONFIGS = pytest.mark.parametrize("config", [SMALL, ODD, DENSE], ids=["grouped, yarn", "odd and tied", "dense"])
 
 
@@ -119,7 +121,7 @@ def test_every_token_goes_to_the_experts_that_transformers_sends_it_to(config):
     theirs, model, ids = reference(config), ours_from(config), tokens(config.vocab_size, 33)
     compared = 0
     for n, layer in enumerate(theirs.model.layers):
-        if n >= config.num_dense:
+        if n >= config.num_dense_blocks:
             x = calls(theirs, ids, "mlp")[n][0]
             indices, weights = (part.flatten(0, 1) for part in model.blocks[n].mlp.router(x))
             _, their_weights, their_indices = layer.mlp.gate(x)
@@ -127,7 +129,7 @@ def test_every_token_goes_to_the_experts_that_transformers_sends_it_to(config):
             assert torch.equal(indices.gather(1, order[1]), their_indices.gather(1, order[0]))
             assert max_error(weights.gather(1, order[1]), their_weights.gather(1, order[0])) < 1e-5
             compared += 1
-    assert compared == config.num_blocks - config.num_dense
+    assert compared == config.num_blocks - config.num_dense_blocks
 
 
 @CONFIGS

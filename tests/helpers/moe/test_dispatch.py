@@ -11,7 +11,7 @@ from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeSpars
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.compare import assert_close, max_error, relative_rms, tolerance
-from helpers.models.qwen3_5 import GatedMixture
+from helpers.models.qwen3_5 import GatedMoE
 from helpers.moe import dispatch
 from helpers.moe.dispatch import (
     Stacks,
@@ -19,13 +19,13 @@ from helpers.moe.dispatch import (
     by_gathering,
     by_loop,
     by_sorting,
-    by_views,
     dispatched,
-    in_one_kernel,
+    grouped,
+    single_token,
     sort_pairs,
 )
 from helpers.moe.experts import Experts, mixtures
-from helpers.moe.moe_layer import Choice, Mixture
+from helpers.moe.moe_layer import MoE, RouterConfig
 from helpers.moe.router import softmax_top_k
 
 D, F, E = 16, 12, 6
@@ -66,7 +66,7 @@ def answer_and_gradients(way, x, indices, weights, given):
 def test_the_dispatches_give_one_answer_and_one_gradient(choice, tokens, limit):
     given, x, (indices, weights) = stacks(limit=limit), randn(tokens, D, seed=9), routing(tokens, choice)
     wanted = answer_and_gradients(by_loop, x, indices, weights, given)
-    for way in [by_sorting, by_gathering, dispatched, *([by_views] if tokens == 1 else [])]:
+    for way in [by_sorting, by_gathering, dispatched, *([single_token] if tokens == 1 else [])]:
         for got, right in zip(answer_and_gradients(way, x, indices, weights, given), wanted, strict=True):
             assert_close(got, right, 1e-5, way.__name__)
     assert max_error(by_loop(x, indices, 1.01 * weights, given), wanted[0]) > 1e-4
@@ -75,7 +75,7 @@ def test_the_dispatches_give_one_answer_and_one_gradient(choice, tokens, limit):
 def test_one_expert_alone_is_a_dense_layer():
     given, x = stacks(count=1), randn(5, D, seed=9)
     dense = (torch.nn.functional.silu(x @ given.gate[0].T) * (x @ given.up[0].T)) @ given.down[0].T
-    for rows, ways in ((x, [by_loop, by_sorting]), (x[:1], [by_loop, by_sorting, by_views])):
+    for rows, ways in ((x, [by_loop, by_sorting]), (x[:1], [by_loop, by_sorting, single_token])):
         for way in ways:
             nothing_else = torch.zeros(len(rows), 1, dtype=torch.long), torch.ones(len(rows), 1)
             assert_close(way(rows, *nothing_else, given), dense[: len(rows)], 1e-5, way.__name__)
@@ -99,7 +99,7 @@ def test_in_bfloat16_the_dispatches_differ_by_rounding(tokens):
     rounded = Stacks(*(weight.detach().bfloat16() for weight in exact[:3]))
     wide = Stacks(*(weight.double() for weight in rounded[:3]))
     wanted = by_loop(x.double(), indices, weights.double(), wide)
-    for way in [by_loop, by_sorting, by_gathering, *([by_views] if tokens == 1 else [])]:
+    for way in [by_loop, by_sorting, by_gathering, *([single_token] if tokens == 1 else [])]:
         got = way(x, indices, weights, rounded)
         assert got.dtype == torch.bfloat16
         assert relative_rms(got, wanted) < tolerance(torch.bfloat16, 4)
@@ -107,11 +107,11 @@ def test_in_bfloat16_the_dispatches_differ_by_rounding(tokens):
 
 def test_one_token_goes_by_views_and_more_by_sorting(monkeypatch):
     taken = []
-    for name in ("by_views", "by_sorting"):
+    for name in ("single_token", "by_sorting"):
         monkeypatch.setattr(dispatch, name, lambda x, *_, name=name: taken.append((name, len(x))) or x)
     for tokens in (1, 2, 512):
         dispatched(randn(tokens, D), *routing(tokens), stacks())
-    assert taken == [("by_views", 1), ("by_sorting", 2), ("by_sorting", 512)]
+    assert taken == [("single_token", 1), ("by_sorting", 2), ("by_sorting", 512)]
 
 
 @pytest.mark.parametrize("choice", CASES.values(), ids=CASES)
@@ -121,14 +121,14 @@ def test_one_kernel_gives_what_block_by_block_gives(choice, dtype):
     given = Stacks(*(stack.to(dtype) for stack in (randn(E, 8, D), randn(E, 8, D, seed=1), randn(E, D, 8, seed=2))))
     indices, weights = routing(33, choice, dtype=dtype)
     both = (randn(33, D, seed=9).to(dtype), weights, *sort_pairs(indices, E), given)
-    assert_close(in_one_kernel(*both), block_by_block(*both), 4 * tolerance(dtype, D), "the layer")
+    assert_close(grouped(*both), block_by_block(*both), 4 * tolerance(dtype, D), "the layer")
 
 
 @pytest.mark.parametrize("choice", CASES.values(), ids=CASES)
 def test_without_gradients_one_kernel_does_it_and_the_answer_is_the_same(choice, monkeypatch):
     given, x, (indices, weights) = stacks(), randn(33, D, seed=9), routing(33, choice)
     wanted, calls = by_loop(x, indices, weights, given), []
-    monkeypatch.setattr(dispatch, "in_one_kernel", lambda *args: calls.append(1) or in_one_kernel(*args))
+    monkeypatch.setattr(dispatch, "grouped", lambda *args: calls.append(1) or grouped(*args))
     with torch.no_grad():
         assert_close(by_sorting(x, indices, weights, given), wanted, 1e-5, "one kernel")
         assert len(calls) == 1
@@ -159,7 +159,7 @@ def test_experts_read_one_by_one_from_a_file_lie_as_new_ones_do():
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
 @pytest.mark.parametrize("wrong", [7, 6, -1, -6])
-@pytest.mark.parametrize("way", [by_loop, by_sorting, by_views])
+@pytest.mark.parametrize("way", [by_loop, by_sorting, single_token])
 def test_an_expert_that_is_not_there_is_refused(way, wrong, dtype):
     with pytest.raises(ValueError, match=f"expert {wrong} was chosen; there are experts 0 to 5"):
         way(randn(1, D), torch.tensor([[0, wrong]], dtype=dtype), torch.ones(1, 2), stacks())
@@ -183,7 +183,7 @@ def test_no_tokens_need_no_experts():
 
 def test_views_are_for_one_token():
     with pytest.raises(ValueError, match="views are for one token, and 2 were given"):
-        by_views(randn(2, D), *routing(2), stacks())
+        single_token(randn(2, D), *routing(2), stacks())
 
 
 def randomised(module):
@@ -205,7 +205,7 @@ def test_the_gated_mixture_is_qwen_3_5s(tokens):
         hidden_size=D, moe_intermediate_size=F, num_experts=E, num_experts_per_tok=2,
         shared_expert_intermediate_size=10, experts_implementation="eager",
     )  # fmt: skip
-    theirs, ours = randomised(Qwen3_5MoeSparseMoeBlock(config)), GatedMixture(D, E, 2, F, 10)
+    theirs, ours = randomised(Qwen3_5MoeSparseMoeBlock(config)), GatedMoE(D, E, 2, F, 10)
     shared = {f"shared.{n}.weight": getattr(theirs.shared_expert, f"{n}_proj").weight for n in ("gate", "up", "down")}
     gates = {"router.weight": theirs.gate.weight, "shared_gate.weight": theirs.shared_expert_gate.weight}
     ours.load_state_dict(halves(theirs) | shared | gates)
@@ -221,7 +221,7 @@ def test_the_mixture_is_glm_5s(tokens):
         hidden_size=D, moe_intermediate_size=F, n_routed_experts=E, num_experts_per_tok=3, n_group=1, topk_group=1,
         routed_scaling_factor=2.5, norm_topk_prob=True, n_shared_experts=1, experts_implementation="eager",
     )  # fmt: skip
-    theirs, ours = randomised(GlmMoeDsaMoE(config)), Mixture(D, F, E, 1, Choice(3, scale=2.5))
+    theirs, ours = randomised(GlmMoeDsaMoE(config)), MoE(D, F, E, 1, RouterConfig(3, scale=2.5))
     shared = {f"shared.{n}.weight": getattr(theirs.shared_experts, f"{n}_proj").weight for n in ("gate", "up", "down")}
     gates = {"router.weight": theirs.gate.weight, "router.bias": theirs.gate.e_score_correction_bias}
     ours.load_state_dict(halves(theirs) | shared | gates)

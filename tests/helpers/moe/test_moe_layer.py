@@ -15,15 +15,14 @@ from helpers.compare import assert_close, max_error, tolerance
 from helpers.layers.mlp import swiglu
 from helpers.moe.dispatch import sort_pairs
 from helpers.moe.experts import Experts
-from helpers.moe.moe_layer import Choice, Mixture
+from helpers.moe.moe_layer import MoE, RouterConfig
 from helpers.moe.router import (
-    hashed,
     highest,
-    load,
     rebalanced,
     sigmoid_top_k,
     softmax_top_k,
     sqrt_softplus_top_k,
+    tokens_per_expert,
 )
 
 
@@ -74,7 +73,7 @@ def deepseek_v3(count, k, groups, kept, scale, normalised, shared):
 @pytest.mark.parametrize("sizes", V3, ids=str)
 def test_the_sigmoid_router_and_the_mixture_are_deepseek_v3s(sizes):
     count, k, *how, shared = sizes
-    theirs, ours = randomised(DeepseekV3MoE(deepseek_v3(*sizes))), Mixture(16, 7, count, shared, Choice(k, *how))
+    theirs, ours = randomised(DeepseekV3MoE(deepseek_v3(*sizes))), MoE(16, 7, count, shared, RouterConfig(k, *how))
     weights = theirs.state_dict()
     gate, up = weights["experts.gate_up_proj"].chunk(2, dim=1)
     ours.load_state_dict(
@@ -122,7 +121,7 @@ def test_the_sqrt_softplus_and_the_hash_router_are_deepseek_v4s(count, k):
     by_id.tid2eid.copy_(table)
     token_ids = torch.arange(40) * 7 % 31
     logits, weights, indices = by_id(x, token_ids)
-    same_routing(hashed(logits, token_ids, table.int(), 1.5), (indices, weights), count)
+    same_routing(hash_route(logits, token_ids, table.int(), 1.5), (indices, weights), count)
 
 
 @pytest.mark.parametrize("limit", [None, 0.5])
@@ -181,7 +180,7 @@ def test_the_balancing_bias_evens_out_a_lopsided_load():
     bias, logits = torch.zeros(8), randn(400, 8) * 0.5 + lean
     loads = []
     for _ in range(200):
-        counts = load(sigmoid_top_k(logits, bias, 2)[0], 8)
+        counts = tokens_per_expert(sigmoid_top_k(logits, bias, 2)[0], 8)
         loads.append(int(counts.max()))
         bias = rebalanced(bias, counts, 0.005)
     assert loads[0] > 200

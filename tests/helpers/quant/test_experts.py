@@ -5,7 +5,7 @@ import torch
 
 from helpers.compare import assert_close, max_error, randn, relative_rms, tolerance
 from helpers.moe.experts import Experts
-from helpers.moe.moe_layer import Choice, Router
+from helpers.moe.moe_layer import Router, RouterConfig
 from helpers.moe.router import softmax_top_k
 from helpers.quant.backends import DYNAMIC, encoded_as
 from helpers.quant.cpu import CPU
@@ -85,7 +85,7 @@ def test_an_expert_that_is_not_there_is_refused(tokens, wrong):
 
 def test_a_packed_router_chooses_by_its_decoded_weight():
     torch.manual_seed(0)
-    router, x = Router(D, 16, Choice(3, scale=2.5)), randn(2, 5, D, seed=4)
+    router, x = Router(D, 16, RouterConfig(3, scale=2.5)), randn(2, 5, D, seed=4)
     router.bias.copy_(0.1 * randn(16, seed=5))
     packed = QuantisedRouter.of(router, "int4")
     router.weight.copy_(encoded_as(router.weight, "int4").decode())
@@ -94,6 +94,6 @@ def test_a_packed_router_chooses_by_its_decoded_weight():
 
 
 def test_a_packed_router_of_a_bfloat16_model_scores_in_float32():
-    router, x = Router(D, 16, Choice(3)).bfloat16(), randn(5, D, seed=4).bfloat16()
+    router, x = Router(D, 16, RouterConfig(3)).bfloat16(), randn(5, D, seed=4).bfloat16()
     _, weights = QuantisedRouter.of(router, "int8")(x)
     assert weights.dtype == torch.float32
