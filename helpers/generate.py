@@ -8,7 +8,7 @@ from torch import nn
 
 from helpers.decoding.prompts import Batch, Prompt, read_prompt, vocabulary
 from helpers.decoding.request import Interrupted, check_request, seeded
-from helpers.decoding.sampling import Whole, are_finite, check_sampling, choose
+from helpers.decoding.sampling import Whole, are_finite, check_sampling, sample
 from helpers.decoding.stopping import Decoder, Ends, Eos
 from helpers.layers.kv_cache import Cache
 from helpers.layers.ragged import looking_is_free
@@ -56,7 +56,7 @@ def generate(
     ids = prompt.token_ids
     text = Text(ids, Ends(eos, stop, tokenizer, pad, vocabulary(model), len(ids), ids.device))
     generator = seeded(seed, ids)
-    draw = partial(choose, temperature=temperature, generator=generator, top_k=top_k, top_p=top_p, min_p=min_p)
+    draw = partial(sample, temperature=temperature, generator=generator, top_k=top_k, top_p=top_p, min_p=min_p)
     for _ in range(max_new_tokens):
         newest = text.add(draw(text.judged(_next_logits(model, prompt, cache, text))))
         if stream:

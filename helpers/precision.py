@@ -7,6 +7,6 @@ float64 all the way, and so is a ruler for the others.
 import torch
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """``dtype``, or float32 where it is narrower. Built in lesson 03."""
     return torch.promote_types(dtype, torch.float32)

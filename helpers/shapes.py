@@ -22,7 +22,7 @@ AXES = {
     "A": "experts per token",
     "F": "expert hidden width",
     "N": "blocks",
-    "L": "positions a block",
+    "L": "positions per block",
 }
 
 __all__ = ["AXES", "Bool", "Float", "Int", "Tensor"]

@@ -1,6 +1,6 @@
 """No speed without its source: what prose says of how fast something is, a record, a formula or a fact has said before.
 
-A speed in prose is a rate ("40 tokens a second", "3 GB/s") or a ratio ("3 times as fast", "twice as slow", "a 10x
+A speed in prose is a rate ("40 tokens per second", "3 GB/s") or a ratio ("3 times as fast", "twice as slow", "a 10x
 speed-up"). What was measured is printed by a cell from a record, so the sentence that names a number must say where it
 comes from: on paper, by a formula, from a record or a command that makes one, or from a page that it links to. What
 is no claim stands in NO_CLAIMS.
@@ -110,7 +110,7 @@ def test_every_exception_is_still_there(place):
         "Twice as fast as before.",
         "Two to three times slower than eager.",
         "A 10x speed-up on one card.",
-        "It writes 40 tokens a second.",
+        "It writes 40 tokens per second.",
         "Memory is read at 4.3 TB/s here.",
         "An H200 reaches 790 TFLOP/s.",
     ],

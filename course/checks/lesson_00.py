@@ -1,4 +1,4 @@
-"""Checks of lesson 00: intensity, tokens a second, the ridge batch, the fastest chip."""
+"""Checks of lesson 00: intensity, tokens per second, the ridge batch, the fastest chip."""
 
 import math
 import random
@@ -69,7 +69,7 @@ matvec_intensity = Exercise(
     difficulty=1,
 )
 
-# ------------------------------------------------------------------ tokens a second
+# ------------------------------------------------------------------ tokens per second
 
 _MODELS = [(10e9, 16, 25e9), (1e9, 4, 25e9), (37e9, 8, 4.8e12), (7e9, 4.5, 100e9)]
 
@@ -78,15 +78,15 @@ def _check_tokens_per_s(answer) -> str:
     found = [_number(answer, *model) for model in _MODELS]
     right = [rate / (count * bits / 8) for count, bits, rate in _MODELS]
     if _everywhere(found, right):
-        return f"a 20 GB model at 25 GB/s writes at most {right[0]:.3g} tokens a second"
+        return f"a 20 GB model at 25 GB/s writes at most {right[0]:.3g} tokens per second"
     if _everywhere(found, [1 / r for r in right]):
-        raise Wrong("those are seconds for a token: tokens a second is the other way up")
+        raise Wrong("those are seconds for a token: tokens per second is the other way up")
     if _everywhere(found, [r / 8 for r in right]):
         raise Wrong("you take bits for bytes: a byte has 8 bits")
     if _everywhere(found, [rate / count for count, _, rate in _MODELS]):
         raise Wrong("you divide by the number of parameters: divide by the bytes that they take")
     if _everywhere(found, [r / 2 for r in right]):
-        raise Wrong("2 FLOP a weight do not matter here: each weight is read once, and reading decides")
+        raise Wrong("2 FLOP per weight do not matter here: each weight is read once, and reading decides")
     raise Wrong(_first_wrong("parameters bits bytes_per_s", _MODELS, found, right))
 
 

@@ -257,7 +257,7 @@ def _kind(got) -> str:
 
 def _check_fits_formats(answer, plans: dict) -> None:
     if set(attempt(answer, plans, 600, "fp4 1x32", 0)) != {"small", "talker"}:
-        raise Wrong("with 4.25 bits a weight 1,000 parameters take 531 bytes: use the format that is asked for")
+        raise Wrong("with 4.25 bits per weight 1,000 parameters take 531 bytes: use the format that is asked for")
 
 
 cache = Exercise(
@@ -266,7 +266,7 @@ cache = Exercise(
     check=_check_cache,
     hints=[
         "Each layer keeps, for each token and each key/value head, one key and one value.",
-        "A key has head_dim numbers, a value as well; bf16 takes 2 bytes a number. Query heads keep nothing.",
+        "A key has head_dim numbers, a value as well; bf16 takes 2 bytes per number. Query heads keep nothing.",
     ],
     minutes=4,
     difficulty=1,

@@ -45,8 +45,8 @@ def _check_room(answer):
             continue
         mistakes = {
             memory // a_token: "the weights take their part of the memory first",
-            (memory - weights) // (a_token // 2): "twice too many: keys and values are kept, 2 bytes a number",
-            (memory - weights) // (a_token // 4): "four times too many: keys and values are kept, 2 bytes a number",
+            (memory - weights) // (a_token // 2): "twice too many: keys and values are kept, 2 bytes per number",
+            (memory - weights) // (a_token // 4): "four times too many: keys and values are kept, 2 bytes per number",
             -(-(memory - weights) // a_token): "one too many: a token that fits in part does not fit",
             (memory - weights) / a_token: "a part of a token is no token: give a whole number, rounded down",
             (memory - weights) // (a_token // layers): "that is room for one layer, and every layer keeps its own",
@@ -156,7 +156,7 @@ def _check_move(answer):
                 key, -by, theta, part
             ),
             f"all {width} coordinates are turned; only the first {part} carry the position": wide,
-            "the frequencies are those of the whole head; the turned part is a small head of its own": rotate_first(
+            "the frequencies are those of the whole head; the rotary part is a small head of its own": rotate_first(
                 key[None, None], *angles(torch.tensor([[by]]), slow)
             )[0, 0],
             "pairs of neighbours (2i, 2i + 1) are turned; here the pairs are (i, i + part/2)": neighbours,

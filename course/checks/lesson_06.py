@@ -29,12 +29,12 @@ def _check_kept(answer):
             right * heads: "that keeps a latent for every head; one serves them all",
             right * 2: "twice too many: the latent is key and value at once",
             right // 2: "half of it: a number in bf16 takes 2 bytes",
-            layers * latent * tokens * 2: "the turned key is missing: it is kept beside the latent",
-            layers * (latent + heads * rotary) * tokens * 2: "one turned key serves all heads",
+            layers * latent * tokens * 2: "the RoPE key is missing: it is kept beside the latent",
+            layers * (latent + heads * rotary) * tokens * 2: "one RoPE key serves all heads",
             (latent + rotary) * tokens * 2: "that is one layer, and every layer keeps its own",
         }
         raise Wrong(mistakes.get(got, f"{right:,} bytes for {layers} layers and {tokens} tokens, not {got!r}"))
-    return f"DeepSeek-V3: {61 * 576 * 2 / 1e3:.1f} kB a token"
+    return f"DeepSeek-V3: {61 * 576 * 2 / 1e3:.1f} kB per token"
 
 
 # Core: absorb, with positions.
@@ -53,10 +53,10 @@ def _arguments(tokens: int, seed: int) -> tuple[torch.Tensor, ...]:
     )
 
 
-def _found(query, query_turned, latent, key_turned, up_key, up_value, scale=(_KEY + _ROTARY) ** -0.5):
+def _found(query, q_rope, latent, k_rope, w_uk, w_uv, scale=(_KEY + _ROTARY) ** -0.5):
     mask = torch.ones(1, 1, len(latent), dtype=torch.bool)
-    batched = query[None, None], query_turned[None, None], latent[None], key_turned[None]
-    return absorbed(*batched, up_key, up_value, mask, scale)[0, 0]
+    batched = query[None, None], q_rope[None, None], latent[None], k_rope[None]
+    return absorbed(*batched, w_uk, w_uv, mask, scale)[0, 0]
 
 
 def _check_absorb(answer):
@@ -75,10 +75,10 @@ def _compare_step(got: torch.Tensor, given: tuple) -> None:
     right = _found(*given)
     if torch.allclose(got, right, atol=1e-5):
         return
-    query, query_turned, *rest = given
+    query, q_rope, *rest = given
     mistakes = {
-        "the turned part is missing from the scores: content alone does not know the place": _found(
-            query, 0 * query_turned, *rest
+        "the rotary part is missing from the scores: content alone does not know the place": _found(
+            query, 0 * q_rope, *rest
         ),
         "the scores are not scaled": _found(*given, scale=1.0),
         "the scale is 1 / sqrt(K + R): that many products make a score": _found(*given, scale=_KEY**-0.5),
@@ -203,7 +203,7 @@ kept = Exercise(
     lesson="06",
     check=_check_kept,
     hints=[
-        "Each layer keeps, for each token, one latent and one turned key. How many heads read them does not matter.",
+        "Each layer keeps, for each token, one latent and one RoPE key. How many heads read them does not matter.",
         "layers x (latent + turned) x tokens numbers, 2 bytes each.",
     ],
     minutes=4,
@@ -215,8 +215,8 @@ absorb = Exercise(
     check=_check_absorb,
     hints=[
         "Begin as in step 2: einsum('hk,hkc->hc') carries the query to the latents; its scores are carried @ latent.T.",
-        "Add query_turned @ key_turned.T before the softmax, and divide the sum by the root of K + R.",
-        "Mix the latents with the weights, and only then use up_value: einsum('hc,hvc->hv').",
+        "Add q_rope @ k_rope.T before the softmax, and divide the sum by the root of K + R.",
+        "Mix the latents with the weights, and only then use w_uv: einsum('hc,hvc->hv').",
     ],
     minutes=10,
     difficulty=2,

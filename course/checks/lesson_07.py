@@ -78,7 +78,7 @@ def _rows(got, length: int) -> list[list[int]]:
     if isinstance(got, torch.Tensor):
         got = got.tolist()
     if not isinstance(got, (list, tuple)) or len(got) != length:
-        raise Wrong(f"one list of positions a query is expected, {length} of them, and this is {_brief(got)}")
+        raise Wrong(f"one list of positions per query is expected, {length} of them, and this is {_brief(got)}")
     rows = [row.tolist() if isinstance(row, torch.Tensor) else row for row in got]
     for row in rows:
         if not isinstance(row, (list, tuple)) or not all(isinstance(s, int) and not isinstance(s, bool) for s in row):

@@ -59,7 +59,7 @@ def _compare_readable(answer, position: int, ratio: int, entries: int) -> None:
     got = returned(answer, position, ratio, entries)
     got = got.tolist() if isinstance(got, torch.Tensor) else got
     if not isinstance(got, (list, tuple)) or len(got) != entries:
-        raise Wrong(f"{entries} answers are expected, one an entry, True or False; this is {got!r}")
+        raise Wrong(f"{entries} answers are expected, one per entry, True or False; this is {got!r}")
     got, places = [bool(one) for one in got], range(entries)
     right = [(n + 1) * ratio - 1 <= position for n in places]
     if got == right:

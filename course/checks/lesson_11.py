@@ -1,4 +1,4 @@
-"""Checks of lesson 11, "Multi-token prediction": tokens a pass, shifts, what sharing saves, the loss, the depth."""
+"""Checks of lesson 11, "Multi-token prediction": tokens per pass, shifts, what sharing saves, the loss, the depth."""
 
 import math
 import random
@@ -27,12 +27,12 @@ def _name(got: float, right: float, mistakes: list[tuple[float, str]], otherwise
     raise Wrong(f"{otherwise}: {right:.6g}, not {got:.6g}")
 
 
-# The warm-up: tokens a pass.
+# The warm-up: tokens per pass.
 
 
 def _check_tokens(answer):
     for p, n in [(0.58, 3), (0.875, 1), (0.3, 2), (0.9, 4), (1.0, 3), (0.0, 2), (0.5, 0)]:
-        got = _number(returned(answer, p, n), "tokens a pass")
+        got = _number(returned(answer, p, n), "tokens per pass")
         mistakes = [
             (sum(p**k for k in range(1, n + 1)), "the model's own token is missing: every pass gives it"),
             (1 + n * p, "a guess counts only if all before it were right: p, then p², ..., not n times p"),
@@ -217,7 +217,7 @@ def _at_least_one(speeds: list[float]) -> int:
 _DEPTH_MISTAKES = [  # what gives these answers in every case -> its name
     (
         lambda chances, wide, draft: len(chances),
-        "the most tokens a pass are not the fastest: divide by what the pass and the guesses cost",
+        "the most tokens per pass are not the fastest: divide by what the pass and the guesses cost",
     ),
     (
         lambda chances, wide, draft: _at_least_one(_speeds(chances, wide, draft)),

@@ -44,11 +44,9 @@ def _check_price(answer):
             if factor != 1 and _near(got, right * factor):
                 raise Wrong(message)
         raise Wrong(
-            f"{flops:g} FLOP at {share:g} of {peak:g} TFLOP/s and {rent:g} USD an hour: {right:.6g}, not {got:.6g}"
+            f"{flops:g} FLOP at {share:g} of {peak:g} TFLOP/s and {rent:g} USD per hour: {right:.6g}, not {got:.6g}"
         )
-    return (
-        f"{3.7e24:.1e} FLOP at 39 % of an H800 cost {gpu_hours(3.7e24, 989, 0.39) * 2 / 1e6:.2f} M USD at 2 USD an hour"
-    )
+    return f"{3.7e24:.1e} FLOP at 39 % of an H800 cost {gpu_hours(3.7e24, 989, 0.39) * 2 / 1e6:.2f} M USD at 2 USD/hour"
 
 
 # Core: the FLOP of training on one token.
@@ -97,7 +95,7 @@ def _check_counted(answer):
             f"for always {always}, routed {routed}, {chosen} of {experts}, length {length}: {right:g}, not {got:g}"
         )
     v3 = six_nd(36.6e9, 1) + 3 * attention_flops(61, 128, 192, 128, 4096, causal=True)
-    return f"with DeepSeek-V3's sizes it comes to {v3 / 1e9:.0f} GFLOP a token"
+    return f"with DeepSeek-V3's sizes it comes to {v3 / 1e9:.0f} GFLOP per token"
 
 
 # Core: one step of Muon.
@@ -209,7 +207,7 @@ price = Exercise(
     lesson="12",
     check=_check_price,
     hints=[
-        "Operations over operations a second are seconds. The chip does share x peak x 10^12 of them a second.",
+        "Operations over operations per second are seconds. The chip does share x peak x 10^12 of them a second.",
         "Seconds / 3600 are hours, and hours times rent is the price.",
     ],
     minutes=4,

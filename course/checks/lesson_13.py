@@ -1,4 +1,4 @@
-"""Checks of lesson 13, "Number formats": bits a weight, INT8 in groups, sixteen values, packing, scales, E4M3."""
+"""Checks of lesson 13, "Number formats": bits per weight, INT8 in groups, sixteen values, packing, scales, E4M3."""
 
 import math
 import random
@@ -26,7 +26,7 @@ def _tensor(got, shape: tuple[int, ...], dtype: torch.dtype, what: str) -> Tenso
     return got
 
 
-# The warm-up: bits a weight.
+# The warm-up: bits per weight.
 
 
 def _check_bits(answer):
@@ -36,7 +36,7 @@ def _check_bits(answer):
     cases += [(576, 7168, 8, 32, 128, 128)]
     for case in cases:
         _compare_bits(returned(answer, *case), *case)
-    return f"DeepSeek-V3's ragged matrix of 576 x 7,168 takes {returned(answer, *cases[-1]):.5f} bits a weight"
+    return f"DeepSeek-V3's ragged matrix of 576 x 7,168 takes {returned(answer, *cases[-1]):.5f} bits per weight"
 
 
 def _random_block(draw: random.Random) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def _compare_bits(got, rows: int, columns: int, code: int, scale: int, down: int
             "blocks do not run on into the next row: round up down and across, each by itself",
         ),
         (right * count, "these are all bits of the matrix: divide by its weights"),
-        (right / 8, "these are bytes a weight: a byte has eight bits"),
+        (right / 8, "these are bytes per weight: a byte has eight bits"),
     ]
     for wrong, message in mistakes:
         if math.isclose(got, wrong, rel_tol=1e-9):
@@ -140,7 +140,7 @@ def _which_scales(scales: Tensor, groups: Tensor, there: Tensor) -> str:
         ((groups.abs().amax() / 127).expand_as(most), "one scale for the whole matrix: each group has its own"),
         (
             groups.abs().amax((1, 2), keepdim=True)[..., 0].expand_as(most) / 127,
-            "one scale a row: each group has its own",
+            "one scale per row: each group has its own",
         ),
         ((groups.amax(-1) - groups.amin(-1)) / 255, "this is the scale of a grid with a zero point; here zero is 0"),
     ]

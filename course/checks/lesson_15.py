@@ -58,7 +58,7 @@ def _compare_audit(got, rows: list[tuple[int, int, float]]) -> None:
     if _near(mean, sum(row[2] for row in rows) / len(rows)):
         raise Wrong("this is the mean over rows: a large row counts as much as a small one there")
     if _near(mean, size / weights):
-        raise Wrong("these are bytes a weight: a byte has 8 bits")
+        raise Wrong("these are bytes per weight: a byte has 8 bits")
     raise Wrong(f"a weight takes {right[1]:.4f} bits in the mean, not {mean:.4f}")
 
 
@@ -128,7 +128,7 @@ def _check_experts(answer):
         if not isinstance(got, (tuple, list)) or len(got) != 2:
             raise Wrong(f"a pair (packed, scale) is expected, and this is a {type(got).__name__}")
         _compare_experts(*got, stack, group)
-    return "each expert with scales of its own, two codes a byte: 4 + 16 / group bits a weight"
+    return "each expert with scales of its own, two codes per byte: 4 + 16 / group bits per weight"
 
 
 def _compare_experts(packed, scale, stack: Tensor, group: int) -> None:
@@ -217,7 +217,7 @@ def _texts(weights: float, token: float, tokens: int, gpus: int, gb: float, room
 
 
 def _check_texts(answer):
-    glm5 = (4.185e11, 109_824, 128_000)  # weights in INT4 with group 32, bytes a token, tokens
+    glm5 = (4.185e11, 109_824, 128_000)  # weights in INT4 with group 32, bytes per token, tokens
     cases = [
         (1e9, 50_000, 1000, 4, 24, 0.1),
         (*glm5, 4, 80, 0.1),
@@ -262,7 +262,7 @@ audit = Exercise(
     check=_check_audit,
     hints=[
         "sum(weights for weights, size, bits in rows if bits < 8) over the sum of all weights is the first number.",
-        "Bits a weight in the mean: 8 times all bytes, over all weights.",
+        "Bits per weight in the mean: 8 times all bytes, over all weights.",
     ],
     minutes=5,
     difficulty=1,
@@ -296,7 +296,7 @@ texts = Exercise(
     check=_check_texts,
     hints=[
         "What is left: gpus x gb x 1e9, less the share that stays free, less the weights.",
-        "One text takes bytes a token x tokens. Round down, and never below 0.",
+        "One text takes bytes per token x tokens. Round down, and never below 0.",
     ],
     minutes=8,
     difficulty=2,

@@ -149,8 +149,8 @@ def _compare_until(got: tuple[float, float], bits: float, ridge: float) -> None:
         return
     mistakes = [
         (right[::-1], "the order is: falls from, gone from"),
-        ((2 * right[0], 2 * right[1]), "a weight of 16 bits is 2 bytes and gives 2 FLOP a token: 1 FLOP a byte"),
-        ((right[0] / 2, right[1] / 2), "a weight gives 2 FLOP a token: a product and a sum"),
+        ((2 * right[0], 2 * right[1]), "a weight of 16 bits is 2 bytes and gives 2 FLOP per token: 1 FLOP per byte"),
+        ((right[0] / 2, right[1] / 2), "a weight gives 2 FLOP per token: a product and a sum"),
         ((ridge * 16 / bits, ridge), "fewer bits reach the ridge with fewer tokens: bits / 16, not 16 / bits"),
         ((ridge * bits, ridge), "bits and bytes are mixed up: the ridge is FLOP for a byte"),
         ((1 / right[0], 1 / right[1]), "the ridge is arithmetic over bandwidth, and this is the reverse"),
@@ -159,8 +159,8 @@ def _compare_until(got: tuple[float, float], bits: float, ridge: float) -> None:
         if _same(got, wrong):
             raise Wrong(message)
     raise Wrong(
-        f"with {bits:g} bits and a ridge of {ridge:.1f} FLOP a byte, {got[0]:.4g} and {got[1]:.4g} are not it: "
-        "at n tokens a weight gives 2 n FLOP"
+        f"with {bits:g} bits and a ridge of {ridge:.1f} FLOP per byte, {got[0]:.4g} and {got[1]:.4g} are not it: "
+        "at n tokens per weight gives 2 n FLOP"
     )
 
 

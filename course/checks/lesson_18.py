@@ -277,7 +277,7 @@ def _batch(newest=1, draft=lambda share, plain: share * plain, own=1):
 
 
 BATCH = [
-    (_batch(newest=0), "a pass reads k + 1 tokens a row: the newest one and the guesses"),
+    (_batch(newest=0), "a pass reads k + 1 tokens per row: the newest one and the guesses"),
     (_batch(draft=lambda share, plain: 0), "the draft costs something too"),
     (
         lambda stay, k, share, ridge, most: max((b for b in range(1, most + 1) if b * (k + 1) <= ridge), default=0),

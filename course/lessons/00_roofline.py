@@ -78,7 +78,7 @@ print(f"{operations} FLOP, {moved} bytes: {operations / moved:.3f} FLOP per byte
 # ## Predict
 #
 # A large matrix times another large matrix, and the same matrix times one vector. Both are measured in operations
-# a second. **How many times faster is the first?** Write your guess. It is stored; nothing is revealed yet.
+# per second. **How many times faster is the first?** Write your guess. It is stored; nothing is revealed yet.
 
 # %% tags=["predict:ratio"]
 guess_ratio = ...
@@ -89,7 +89,7 @@ check.predict("00.ratio", guess_ratio, unit="times")
 
 # %% [markdown]
 # A model with 20 GB of weights writes for one person on this machine, on one thread, and all 20 GB are in memory.
-# **How many tokens a second can it write at most?**
+# **How many tokens per second can it write at most?**
 
 # %% tags=["predict:tokens"]
 guess_tokens = ...
@@ -174,7 +174,7 @@ def seconds(function, repeats=7):
 
 # %%
 def read_rate(array_bytes):
-    """Bytes a second of a sum over an array of this size."""
+    """Bytes per second of a sum over an array of this size."""
     array = torch.rand(array_bytes // 4, device=machine)
     return array_bytes / seconds(array.sum)
 
@@ -191,7 +191,7 @@ print(f"{format_bytes(big)} read at {format_rate(bandwidth, 'B/s')}")
 
 # %%
 def product_rate(n):
-    """FLOP a second of an [n, n] by [n, n] product, in 32-bit numbers."""
+    """FLOP per second of an [n, n] by [n, n] product, in 32-bit numbers."""
     a, b = torch.randn(n, n, device=machine), torch.randn(n, n, device=machine)
     flops, _ = count(n, n, n)
     return flops / seconds(lambda: a @ b)
@@ -375,7 +375,7 @@ check.reveal(
 # Both lines share the product; they differ in batch 1. So the machine's number is the formula's, divided by the share
 # of the roofline that batch 1 of `float32` reaches in the list above.
 #
-# ### Tokens a second
+# ### Tokens per second
 #
 # A model, as far as speed goes, is a stack of matrices that one vector passes through. Build one that is small
 # enough for this machine and too large for its caches, and let it "write" a token.
@@ -505,7 +505,7 @@ def intensity_of_matvec(inputs, outputs, bytes_each):
 check.matvec_intensity(intensity_of_matvec)
 
 # %% [markdown]
-# ### 2. Tokens a second (5 minutes, difficulty 1)
+# ### 2. Tokens per second (5 minutes, difficulty 1)
 #
 # A dense model has `parameters` weights of `bits` bits each; memory delivers `bytes_per_s`. How many tokens a
 # second can it write for one person, at most?
@@ -513,7 +513,7 @@ check.matvec_intensity(intensity_of_matvec)
 
 # %% tags=["exercise:tokens_per_s", "points:2"]
 def most_tokens_per_s(parameters, bits, bytes_per_s):
-    """The ceiling that memory sets, in tokens a second."""
+    """The ceiling that memory sets, in tokens per second."""
     # BEGIN SOLUTION
     model_bytes = parameters * bits / 8
     return bytes_per_s / model_bytes
@@ -594,10 +594,10 @@ check.fastest(fastest_chip)
 #
 # You can now say:
 #
-# 1. A machine has two ceilings, bytes a second and operations a second, and intensity says which one a piece of
+# 1. A machine has two ceilings, bytes per second and operations per second, and intensity says which one a piece of
 #    work meets.
 # 2. A token for one person reads every weight and does two operations with it, so memory decides.
-# 3. The most tokens a second for one person are bandwidth divided by the bytes of the weights that are read.
+# 3. The most tokens per second for one person are bandwidth divided by the bytes of the weights that are read.
 # 4. A batch shares one reading, so it is nearly free until the ridge.
 # 5. A measurement without the work beside it, a warm-up and a spread is an anecdote; an array that fits into a
 #    cache measures the cache.
@@ -608,18 +608,18 @@ check.fastest(fastest_chip)
 # | intensity at batch b, weights of w bits | 16 · b / w, in a wide layer | FLOP per byte |
 # | ridge | FLOP/s over bytes/s | FLOP per byte |
 # | least time | max(FLOP / FLOP/s, bytes / bytes/s) | seconds |
-# | tokens a second, one person | bytes/s over bytes of the weights read | tokens/s |
+# | tokens per second, one person | bytes/s over bytes of the weights read | tokens/s |
 
 # %% [markdown]
 # ## In the real models
 #
 # Large open-weight models are *mixtures of experts*: they own many weights and read few of them for a token. The
-# table takes the published counts, 8 bits a weight for all, and two bandwidths: the one you measured, and the one on
+# table takes the published counts, 8 bits per weight for all, and two bandwidths: the one you measured, and the one on
 # the datasheet of an H200, a chip for data centres.
 
 # %%
 h200 = next(row for row in table("hardware") if row["chip"] == "H200")["memory_tb_s"][0] * 1e12
-print(f"{'at 8 bits a weight':20} {'owns':>9} {'reads':>9} {'here':>10} {'one H200':>10}   (tokens/s at most)")
+print(f"{'at 8 bits per weight':20} {'owns':>9} {'reads':>9} {'here':>10} {'one H200':>10}   (tokens/s at most)")
 for row in table("models"):
     if "active_billion" in row:
         own, read = row["total_billion"] * GB, row["active_billion"] * GB

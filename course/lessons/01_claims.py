@@ -159,8 +159,8 @@ print(Claim("A token uses 2 of its 64 experts.", "fact", "read the config", prio
 
 # %%
 engines = {
-    "Falcon": {"memory GB": 400, "GFLOP a token": 80, "joules a token": 0.9, "dollars a task": 0.40},
-    "Heron": {"memory GB": 30, "GFLOP a token": 60, "joules a token": 1.1, "dollars a task": 0.55},
+    "Falcon": {"memory GB": 400, "GFLOP per token": 80, "joules per token": 0.9, "dollars a task": 0.40},
+    "Heron": {"memory GB": 30, "GFLOP per token": 60, "joules per token": 1.1, "dollars a task": 0.55},
 }
 for cost in engines["Falcon"]:
     winner = min(engines, key=lambda name: engines[name][cost])
@@ -181,7 +181,7 @@ def missing(sentence: dict) -> list[str]:
 vague = {"says": "Falcon is far more efficient"}
 sharp = {"says": "Falcon is more efficient", "cost": "joules", "per": "token", "rival": "Heron", "factor": 1.2}
 print(missing(vague))
-print(missing(sharp), engines["Heron"]["joules a token"] / engines["Falcon"]["joules a token"] >= sharp["factor"])
+print(missing(sharp), engines["Heron"]["joules per token"] / engines["Falcon"]["joules per token"] >= sharp["factor"])
 
 # %% [markdown]
 # The second line says that nothing is missing, and whether the sharp sentence survives its own numbers. Change

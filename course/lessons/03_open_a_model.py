@@ -573,7 +573,7 @@ show(draw.parameters_by_part({name: p.parts for name, p in plans.items()}, findi
 # %% [markdown]
 # ### Bytes
 #
-# A format is a number of bits a weight, with the scale that a group of weights shares: 4 bits and one 8-bit scale for
+# A format is a number of bits per weight, with the scale that a group of weights shares: 4 bits and one 8-bit scale for
 # 32 weights make 4.25. Kimi K2.5 is published with 4-bit experts and everything else in bf16. Its size on disk is
 # stated, so the formula can be held to it.
 
@@ -586,11 +586,11 @@ formats = ["bf16", "fp8 128x128", "fp4 1x32"]
 weights = {name: {form: p.weight_bytes(form) for form in formats} for name, p in plans.items()}
 fit = [name for name, sizes in weights.items() if sizes["fp4 1x32"] <= 96 * GB]
 machines = {"24 GB": 24 * GB, "96 GB": 96 * GB, "1 TB": 1000 * GB}
-finding = f"At 4.25 bits a weight {len(fit)} of {len(plans)} models fit 96 GB"
+finding = f"At 4.25 bits per weight {len(fit)} of {len(plans)} models fit 96 GB"
 show(draw.weights_against_memory(weights, machines, finding))
 for name, p in plans.items():
     if name not in fit:
-        print(f"{name:18} would fit 96 GB at {96 * GB * 8 / p.total:.1f} bits a weight")
+        print(f"{name:18} would fit 96 GB at {96 * GB * 8 / p.total:.1f} bits per weight")
 
 # %% [markdown]
 # The article says that these models run on a strong workstation. With 96 GB the small Qwens do. The printed lines say
@@ -635,7 +635,7 @@ from helpers.claims.ledger import claim
 
 yours = {
     "nothing-sent-back": f"{len(seen.attempts)} attempts to reach another machine",
-    "workstation": f"{len(fit)} of {len(plans)} models fit 96 GB at 4.25 bits a weight: {', '.join(fit)}",
+    "workstation": f"{len(fit)} of {len(plans)} models fit 96 GB at 4.25 bits per weight: {', '.join(fit)}",
 }
 for id, measured in yours.items():
     entry = claim(id)

@@ -216,9 +216,9 @@ for word in ["banana", "ban", "bandanas", "Kanada", "ባናና"]:
     print(f"{word:9}", [tokens[number] for number in ids], b"".join(tokens[number] for number in ids).decode())
 
 # %% [markdown]
-# The Ethiopic word was never seen. It costs nine tokens, one a byte, and it comes back whole. Real encoders do not walk
-# through 200,000 merges for each word: they look which pairs of the word have a rank and take the lowest. You write
-# that one in exercise 2.
+# The Ethiopic word was never seen. It costs nine tokens, one per byte, and it comes back whole. Real encoders do not
+# walk through 200,000 merges for each word: they look which pairs of the word have a rank and take the lowest. You
+# write that one in exercise 2.
 
 # %% [markdown]
 # ## Check
@@ -330,7 +330,7 @@ def named(values: dict) -> dict:
 
 
 paid = [count[locale] / size[locale] for locale in size]
-finding = f"{median(paid):.2f} tokens a byte in the median language, {count['en'] / size['en']:.2f} in English"
+finding = f"{median(paid):.2f} tokens per byte in the median language, {count['en'] / size['en']:.2f} in English"
 show(draw.tokens_against_bytes(named(size), named(count), named(group), finding))
 
 # %% [markdown]
@@ -663,7 +663,7 @@ check.stream(stream)
 # 1. A byte-level tokenizer knows every language, and has learned some.
 # 2. BPE merges the most frequent pair, again and again, and encodes in the order in which it learned.
 # 3. A round trip proves nothing about the cut. Equal ids do.
-# 4. What you pay is bytes (UTF-8) divided by bytes a token (training).
+# 4. What you pay is bytes (UTF-8) divided by bytes per token (training).
 # 5. Balance helps those who paid most, and the first step on the way costs the others little.
 #
 # | idea | formula | cost |

@@ -92,13 +92,13 @@ for place, hand in enumerate(hands):
 
 # %% tags=["predict:cost"]
 times_slower = ...  # how many times longer does that one token take without a cache, on this machine?
-kb_a_token = ...  # how many kB does Qwen3-0.6B keep for one token?
+kb_per_token = ...  # how many kB does Qwen3-0.6B keep for one token?
 # BEGIN SOLUTION
 times_slower = 1000
-kb_a_token = 4
+kb_per_token = 4
 # END SOLUTION
 check.predict("05.ratio", times_slower, unit="x")
-check.predict("05.kb", kb_a_token, unit="kB")
+check.predict("05.kb", kb_per_token, unit="kB")
 
 # %% [markdown]
 # ## Build
@@ -593,14 +593,14 @@ show(draw.seconds_by(contexts, lines, {grey: by_flops}, "tokens in the text", fi
 
 
 # %%
-def bytes_a_token(layers: int, kv_heads: int, head_dim: int, element_bytes: int = 2) -> int:
+def bytes_per_token(layers: int, kv_heads: int, head_dim: int, element_bytes: int = 2) -> int:
     return 2 * layers * kv_heads * head_dim * element_bytes
 
 
 cache = model.new_cache()
 with torch.no_grad():
     model(ids, cache=cache)
-formula = bytes_a_token(c.num_blocks, c.num_kv_heads, c.head_dim, element_bytes=4) * ids.shape[1]
+formula = bytes_per_token(c.num_blocks, c.num_kv_heads, c.head_dim, element_bytes=4) * ids.shape[1]
 print(f"{ids.shape[1]} tokens in float32: {formula:,} bytes by formula, cache.bytes() = {cache.bytes():,}")
 assert formula == cache.bytes()
 
@@ -618,10 +618,10 @@ plans = {model: plan(published(name)) for model, name in NAMES.items()}
 
 
 def designs(p) -> dict[str, int]:
-    """Bytes a token if each query head had its own keys, as published, and if all shared one."""
+    """Bytes per token if each query head had its own keys, as published, and if all shared one."""
     layers, width, heads = p.layers["keys and values"], p.config.head_dim, p.config.num_attention_heads
     names = {"a key for every query head": heads, "as published (GQA)": p.config.num_key_value_heads, "one for all": 1}
-    return {name: bytes_a_token(layers, kept, width) for name, kept in names.items()}
+    return {name: bytes_per_token(layers, kept, width) for name, kept in names.items()}
 
 
 # %%
@@ -629,7 +629,7 @@ table = {model: designs(p) for model, p in plans.items()}
 saved = {model: row["a key for every query head"] / row["as published (GQA)"] for model, row in table.items()}
 low, high = saved["Qwen3-0.6B"], saved["Qwen3.5-397B-A17B"]
 finding = f"Shared keys divide the cache by {low:.0f} in Qwen3-0.6B, by {high:.0f} in Qwen3.5-397B"
-show(draw.bytes_a_token(table, finding))
+show(draw.bytes_per_token(table, finding))
 check.reveal("05.kb", formula=table["Qwen3-0.6B"]["as published (GQA)"] / 1e3, unit="kB")
 
 # %% [markdown]
@@ -637,7 +637,7 @@ check.reveal("05.kb", formula=table["Qwen3-0.6B"]["as published (GQA)"] / 1e3, u
 # which the cache takes as long to read as the weights, and from there on it rules.
 
 # %%
-print("                     active weights   kB a token   the cache is as large at")
+print("                     active weights   kB per token   the cache is as large at")
 for model_name, p in plans.items():
     active, token = 2 * p.active_without_embedding, table[model_name]["as published (GQA)"]
     print(f"{model_name:20} {format_bytes(active):>14} {token / 1e3:12.1f} {active / token:16,.0f} tokens")
@@ -672,7 +672,7 @@ def growth(model, kv_heads, context):
     layers, published_heads = p.layers["keys and values"], p.config.num_key_value_heads
     choices = {f"published: {published_heads} heads": published_heads, f"{kv_heads} key/value heads": kv_heads}
     caches = {
-        name: [n * bytes_a_token(layers, heads, p.config.head_dim) for n in tokens] for name, heads in choices.items()
+        name: [n * bytes_per_token(layers, heads, p.config.head_dim) for n in tokens] for name, heads in choices.items()
     }
     return draw.cache_growth(model, p.weight_bytes("bf16"), tokens, caches)
 
@@ -689,7 +689,7 @@ explore(
 #
 # 1. At about 10,400 tokens with 8 heads, half of that with 16, and with 1 not within 80,000.
 # 2. 492 GB, more than half of its weights in bf16. As published it is 31 GB.
-# 3. Qwen3.5-35B-A3B and Qwen3.5-397B-A17B: 20 and 31 kB a token, at eleven times the parameters. Width and experts
+# 3. Qwen3.5-35B-A3B and Qwen3.5-397B-A17B: 20 and 31 kB per token, at eleven times the parameters. Width and experts
 #    cost weights; only layers that keep, and heads that are kept, cost cache.
 #
 # </details>
@@ -834,7 +834,7 @@ check.probe(is_causal)
 # | idea | formula | cost |
 # |---|---|---|
 # | rotary | pair (i, i + K/2) by p theta^(-2i/K) | no weights |
-# | attention | softmax(q K^T / sqrt(K)) V | 4 H K FLOP a pair of tokens |
+# | attention | softmax(q K^T / sqrt(K)) V | 4 H K FLOP per pair of tokens |
 # | one token, no cache | 2 P n + 4 layers H K n^2 | everything again |
 # | one token, cache | 2 P + 4 layers H K n | read weights and cache once |
 # | GQA cache | 2 x layers x G x K x bytes | a token, for ever |

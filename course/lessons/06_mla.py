@@ -7,7 +7,7 @@
 # laptop, without a network
 #
 # Lesson 05 made the cache small by letting heads share keys. DeepSeek's way is different: each head has keys and values
-# of its own, and none of them is kept. What is kept is one short vector a token, the **latent**, from which all heads
+# of its own, and none of them is kept. What is kept is one short vector per token, the **latent**, from which all heads
 # make theirs. Here is the whole idea.
 #
 # ```text
@@ -46,23 +46,23 @@ folder = resolve(checkpoint, download=True)
 
 # %%
 latents = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, -1.0]])  # 4 tokens
-up_key = torch.tensor([[[1.0, 2.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, -1.0]]])  # 2 heads
-query = torch.tensor([[1.0, 2.0], [3.0, 1.0]])  # one a head
+w_uk = torch.tensor([[[1.0, 2.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, -1.0]]])  # 2 heads
+query = torch.tensor([[1.0, 2.0], [3.0, 1.0]])  # one per head
 
 for head in range(2):
-    keys = latents @ up_key[head].T
-    moved = query[head] @ up_key[head]
+    keys = latents @ w_uk[head].T
+    moved = query[head] @ w_uk[head]
     print(f"head {head}: keys {keys.int().tolist()}, scores {(keys @ query[head]).int().tolist()}")
     print(f"        moved query {moved.int().tolist()}, scores {(latents @ moved).int().tolist()}")
 
 # %% [markdown]
 # The same scores, and in the second way no key was ever made: `q . (U c) = (q U) . c`, brackets moved and nothing else.
-# Each head looked for something different, and all of them read the same two numbers a token.
+# Each head looked for something different, and all of them read the same two numbers per token.
 #
 # ## Predict
 #
 # DeepSeek-V3 has 61 layers of 128 heads. A head's key has 128 + 64 numbers and its value 128. What it keeps for all
-# heads together is a latent of 512 numbers and a turned key of 64.
+# heads together is a latent of 512 numbers and a RoPE key of 64.
 
 # %% tags=["predict:bytes"]
 times_fewer = ...  # how many times fewer bytes is that than keys and values for every head?
@@ -83,16 +83,16 @@ check.predict("06.step", times_faster, unit="x")
 # Sizes that fit nothing, so that no axis can stand for another.
 
 # %%
-H, K, V, C, R, D = 6, 10, 8, 16, 4, 40  # heads, key, value, latent, turned part, model
+H, K, V, C, R, D = 6, 10, 8, 16, 4, 40  # heads, key, value, latent, rotary part, model
 x = torch.randn(12, D)
-down, up_key, up_value = (torch.randn(*shape) / shape[-1] ** 0.5 for shape in [(C, D), (H, K, C), (H, V, C)])
+down, w_uk, w_uv = (torch.randn(*shape) / shape[-1] ** 0.5 for shape in [(C, D), (H, K, C), (H, V, C)])
 latent = x @ down.T  # [S, C]: this is all that is kept
 
 
 def expand(query: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
     """query [H, K], latent [S, C] -> [H, V]: every head makes its keys and values, then looks."""
-    key = torch.einsum("sc,hkc->shk", latent, up_key)
-    value = torch.einsum("sc,hvc->shv", latent, up_value)
+    key = torch.einsum("sc,hkc->shk", latent, w_uk)
+    value = torch.einsum("sc,hvc->shv", latent, w_uv)
     weights = (torch.einsum("hk,shk->hs", query, key) / K**0.5).softmax(dim=-1)
     return torch.einsum("hs,shv->hv", weights, value)
 
@@ -100,7 +100,7 @@ def expand(query: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
 # %%
 query = torch.randn(H, K)
 expanded_answer = expand(query, latent)
-print(f"kept: {latent[0].numel()} numbers a token; keys and values would be {H * (K + V)}")
+print(f"kept: {latent[0].numel()} numbers per token; keys and values would be {H * (K + V)}")
 print(f"made for one answer: {len(latent) * H * (K + V):,} numbers, and thrown away after it")
 
 # %% [markdown]
@@ -116,10 +116,10 @@ print(f"made for one answer: {len(latent) * H * (K + V):,} numbers, and thrown a
 # %%
 def absorb(query: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
     """The same as ``expand``, and no key and no value is made."""
-    carried = torch.einsum("hk,hkc->hc", query, up_key)
+    carried = torch.einsum("hk,hkc->hc", query, w_uk)
     weights = (carried @ latent.T / K**0.5).softmax(dim=-1)
     mixed = weights @ latent
-    return torch.einsum("hc,hvc->hv", mixed, up_value)
+    return torch.einsum("hc,hvc->hv", mixed, w_uv)
 
 
 print(f"absorbed against expanded: {max_error(absorb(query, latent), expanded_answer):.0e}")
@@ -146,7 +146,7 @@ for tokens in (1, 2, 12, 1000):
 # With one token kept they cost nearly the same, and from two on absorbing wins: it pays the matrices once for the
 # query, and expanding pays them for every token.
 #
-# ### 3. Why the turned part stands alone
+# ### 3. Why the rotary part stands alone
 #
 # So far nobody knows where a token stands. Lesson 05 turned queries and keys. Do that to the keys made of latents, and
 # watch absorption break. Below, all 48 tokens have the *same* latent, so that only the distance can make a difference.
@@ -161,7 +161,7 @@ def turned(heads: torch.Tensor, position: int) -> torch.Tensor:
 
 
 content, newest = torch.randn(C), 47
-key = torch.einsum("hkc,c->hk", up_key, content)
+key = torch.einsum("hkc,c->hk", w_uk, content)
 query = key + torch.randn(H, K)  # a query that likes this content
 true = [(turned(query, newest)[0] @ turned(key, newest - d)[0]).item() for d in range(48)]
 
@@ -169,7 +169,7 @@ true = [(turned(query, newest)[0] @ turned(key, newest - d)[0]).item() for d in 
 # %%
 def carried_for(distance: int) -> torch.Tensor:
     """The query, turned as it must be for keys at that distance, then carried into the latent space."""
-    return torch.einsum("hk,hkc->hc", turned(query, distance), up_key)
+    return torch.einsum("hk,hkc->hc", turned(query, distance), w_uk)
 
 
 lines = {"true score, key turned": true}
@@ -189,7 +189,7 @@ print(f"cost: {48 * H * K * C:,} multiplications for 48 queries; making all 48 k
 
 # %% [markdown]
 # Exact, and nothing is saved. DeepSeek's answer: do not turn what comes out of the latent. Give each head's query a
-# second, small part of R numbers that *is* turned, and keep one turned key of R numbers a token, the same for all
+# second, small part of R numbers that *is* turned, and keep one RoPE key of R numbers per token, the same for all
 # heads. A score is then a sum: content through the latent, place through the small part.
 #
 # ### 4. The whole layer
@@ -198,19 +198,19 @@ print(f"cost: {48 * H * K * C:,} multiplications for 48 queries; making all 48 k
 # neighbouring pairs (2i, 2i + 1), where Qwen turns (i, i + R/2).
 
 # %%
-from helpers.layers.attention import visible
+from helpers.layers.attention import causal_mask
 from helpers.layers.mla import MLA, Latents, absorbed, expanded
 from helpers.layers.rope import rotate_neighbours
 
 
 def project(layer: MLA, x: torch.Tensor, rotary) -> tuple[torch.Tensor, ...]:
-    """[B, T, D] -> query [B, T, H, K], its turned part [B, T, H, R], latent [B, T, C], turned key [B, T, R]."""
+    """[B, T, D] -> query [B, T, H, K], its rotary part [B, T, H, R], latent [B, T, C], RoPE key [B, T, R]."""
     query = layer.q_b(layer.q_a_norm(layer.q_a(x))).unflatten(-1, (layer.num_heads, -1))
-    query, query_turned = query.split([layer.head_dim, layer.rotary_dim], dim=-1)
-    latent, key_turned = layer.kv_a(x).split([layer.latent_width, layer.rotary_dim], dim=-1)
-    query_turned = rotate_neighbours(query_turned, *rotary)
-    key_turned = rotate_neighbours(key_turned[:, :, None], *rotary)[:, :, 0]
-    return query, query_turned, layer.kv_a_norm(latent), key_turned
+    query, q_rope = query.split([layer.head_dim, layer.rotary_dim], dim=-1)
+    latent, k_rope = layer.kv_a(x).split([layer.latent_width, layer.rotary_dim], dim=-1)
+    q_rope = rotate_neighbours(q_rope, *rotary)
+    k_rope = rotate_neighbours(k_rope[:, :, None], *rotary)[:, :, 0]
+    return query, q_rope, layer.kv_a_norm(latent), k_rope
 
 
 # %%
@@ -219,7 +219,7 @@ def whole(layer: MLA, x: torch.Tensor, form) -> torch.Tensor:
     positions = torch.arange(x.shape[1]).expand(len(x), -1)
     rotary = angles(positions, frequencies(layer.rotary_dim, 1e4))
     up = layer.kv_b.weight.unflatten(0, (layer.num_heads, -1)).split([layer.head_dim, layer.value_dim], dim=1)
-    mixed = form(*project(layer, x, rotary), *up, visible(positions, x.shape[1]), layer.scale)
+    mixed = form(*project(layer, x, rotary), *up, causal_mask(positions, x.shape[1]), layer.scale)
     return layer.output(mixed.flatten(2))
 
 
@@ -229,13 +229,13 @@ with torch.no_grad():
 print(f"absorbed against expanded, whole layer: {max_error(*both):.0e}")
 
 # %% [markdown]
-# `expanded` and `absorbed` are steps 1 and 2 for a batch of tokens at once, with the turned part added to the scores
+# `expanded` and `absorbed` are steps 1 and 2 for a batch of tokens at once, with the rotary part added to the scores
 # (read them: `helpers/layers/mla.py`, twelve lines each). The scale is one over the root of K + R, because that many
 # products are added up.
 #
 # ### 5. The cache
 #
-# Kept: the latent *after* its norm, and the turned key. Feed the layer one token at a time, and count what is there.
+# Kept: the latent *after* its norm, and the RoPE key. Feed the layer one token at a time, and count what is there.
 
 # %%
 cache, steps = Latents(), []
@@ -265,7 +265,7 @@ def step_flops(tokens: int) -> int:
 
 
 grown = (step_flops(1000) - step_flops(500)) / 500
-print(f"one more token kept costs {grown:.0f} FLOP a step")
+print(f"one more token kept costs {grown:.0f} FLOP per step")
 print(f"by formula: absorbed {2 * H * (2 * C + R)}, expanded {2 * H * (C * (K + V) + K + R + V)}")
 
 # %% [markdown]
@@ -340,10 +340,10 @@ for t in (0, 1, 32):
 #
 # ## Measure
 #
-# ### Bytes a token in the real models
+# ### Bytes per token in the real models
 #
 # From each config: heads, widths, latent, layers. First column: keys and values for every head. Second: eight shared
-# key/value heads of the same widths (lesson 05's way). Third: latent and turned key.
+# key/value heads of the same widths (lesson 05's way). Third: latent and RoPE key.
 
 # %%
 from helpers.planning.plan import plan, published
@@ -353,7 +353,7 @@ plans["GLM-5"] = plan(published("glm5"))
 
 
 def designs(c) -> dict[str, int]:
-    """Bytes a token in bf16, all layers, of three ways to keep what the heads need."""
+    """Bytes per token in bf16, all layers, of three ways to keep what the heads need."""
     head = c.qk_nope_head_dim + c.qk_rope_head_dim + c.v_head_dim
     kept = {"every head its own": c.num_attention_heads * head, "8 shared heads": 8 * head}
     kept["latent (MLA)"] = c.kv_lora_rank + c.qk_rope_head_dim
@@ -387,8 +387,8 @@ for name, file in others.items():
 v4 = plan(published("deepseek_v4-flash")).cache_bytes(200_000) / 200_000
 poster["DeepSeek-V4-Flash"] = {"compressed (lesson 09), mean of 200,000 tokens": v4}
 times = [own["every head its own"] / own["latent (MLA)"] for own in table.values()]
-finding = f"One latent for all heads: {min(times):.0f} to {max(times):.0f} times fewer bytes a token"
-show(draw.bytes_a_token(poster, finding))
+finding = f"One latent for all heads: {min(times):.0f} to {max(times):.0f} times fewer bytes per token"
+show(draw.bytes_per_token(poster, finding))
 
 # %% [markdown]
 # ### Work and bytes of one step
@@ -424,7 +424,7 @@ for name, p in plans.items():
 print(f"{'an H100':12} can do {h100['tflops'][0] / h100['memory_tb_s'][0]:.0f} for each byte that it reads (datasheet)")
 
 # %% [markdown]
-# That is the second gift. With keys and values kept, a decoding step does one FLOP a byte and waits for memory: the
+# That is the second gift. With keys and values kept, a decoding step does one FLOP per byte and waits for memory: the
 # last line is the ridge of lesson 00. Absorbed, all heads use the same bytes, and the step comes near the ridge: fewer
 # bytes, *and* more work for each. So predict a step of DeepSeek-V3 after 128,000 tokens, on that card, by the roofline:
 # the longer of reading and computing. No clock ran here; it is the best that could be.
@@ -603,7 +603,7 @@ text = torch.tensor(ids[: len(ids) // 4 * 4], device=device).view(4, -1)
 
 @torch.no_grad()
 def loss(rank: int) -> float:
-    """Nats a token, with every layer's keys and values cut down to ``rank`` directions together."""
+    """Nats per token, with every layer's keys and values cut down to ``rank`` directions together."""
     for block, matrix in zip(model.blocks, matrices, strict=True):
         left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
         cut = left[:, :rank] * sizes[:rank] @ right[:rank]
@@ -627,10 +627,10 @@ whole_loss = loss(full)
 worse = {rank: loss(rank) - whole_loss for rank in ranks}
 loss(full)
 chance = torch.tensor(model.config.vocab_size).log()
-print(f"full rank {full}: {whole_loss:.3f} nats a token; guessing would be {chance:.1f}")
+print(f"full rank {full}: {whole_loss:.3f} nats per token; guessing would be {chance:.1f}")
 for rank in ranks:
     print(f"rank {rank:4} ({rank / full:4.0%}): trained {average[rank]:4.0%} lost, ", end="")
-    print(f"random matrix {random_curve[rank]:4.0%}, the model {worse[rank]:+.3f} nats a token")
+    print(f"random matrix {random_curve[rank]:4.0%}, the model {worse[rank]:+.3f} nats per token")
 
 # %%
 shares = [rank / full for rank in range(full + 1)]
@@ -715,19 +715,19 @@ check.kept(latent_bytes)
 # %% [markdown]
 # ### 2. Core: absorb, with positions (10 minutes, difficulty 2)
 #
-# One new token, already projected and turned: `query` [H, K], `query_turned` [H, R]; kept are `latent` [S, C] and
-# `key_turned` [S, R]; `up_key` [H, K, C], `up_value` [H, V, C]. Return what the heads find, [H, V], without making a
+# One new token, already projected and turned: `query` [H, K], `q_rope` [H, R]; kept are `latent` [S, C] and
+# `k_rope` [S, R]; `w_uk` [H, K, C], `w_uv` [H, V, C]. Return what the heads find, [H, V], without making a
 # key. The check counts your FLOP.
 
 
 # %% tags=["exercise:absorb", "points:3"]
-def absorbed_step(query, query_turned, latent, key_turned, up_key, up_value):
+def absorbed_step(query, q_rope, latent, k_rope, w_uk, w_uv):
     # BEGIN SOLUTION
-    carried = torch.einsum("hk,hkc->hc", query, up_key)
-    width = query.shape[1] + query_turned.shape[1]
-    scores = (carried @ latent.T + query_turned @ key_turned.T) / width**0.5
+    carried = torch.einsum("hk,hkc->hc", query, w_uk)
+    width = query.shape[1] + q_rope.shape[1]
+    scores = (carried @ latent.T + q_rope @ k_rope.T) / width**0.5
     mixed = scores.softmax(dim=-1) @ latent
-    return torch.einsum("hc,hvc->hv", mixed, up_value)
+    return torch.einsum("hc,hvc->hv", mixed, w_uv)
     # END SOLUTION
 
 
@@ -738,9 +738,9 @@ check.absorb(absorbed_step)
 # ### 3. Core: how many at once? (8 minutes, difficulty 2)
 #
 # `keys` tokens are kept. Give the largest number of new queries, all of which see all of them, for which absorbing
-# takes *fewer* multiplications a head than expanding. Per head, absorbing takes `C (K + V)` a query and `2 C` a pair of
-# query and token; expanding takes `C (K + V)` a token and `K + V` a pair. (The turned part costs both the same.) Assume
-# that `2 C > K + V`.
+# takes *fewer* multiplications per head than expanding. Per head, absorbing takes `C (K + V)` a query and `2 C` a pair
+# of query and token; expanding takes `C (K + V)` a token and `K + V` a pair. (The rotary part costs both the same.)
+# Assume that `2 C > K + V`.
 
 
 # %% tags=["exercise:even", "points:2"]
@@ -826,10 +826,10 @@ check.rank(smallest_rank)
 # | idea | formula | cost |
 # |---|---|---|
 # | cache | layers x (C + R) x bytes | a token, for all heads |
-# | expanded | S C (K + V) + T S (K + R + V) | multiplications a head |
-# | absorbed | T C (K + V) + T S (2 C + R) | multiplications a head |
+# | expanded | S C (K + V) + T S (K + R + V) | multiplications per head |
+# | absorbed | T C (K + V) + T S (2 C + R) | multiplications per head |
 # | even | T = S C (K + V) / (C (K + V) + S (2 C - K - V)) | new queries at once |
-# | intensity | about H (2 C + R) / (C + R) | FLOP a byte, bf16, one query |
+# | intensity | about H (2 C + R) / (C + R) | FLOP per byte, bf16, one query |
 # | rank r | error^2 = sum of the squares of what is cut / sum of all | best possible, by SVD |
 
 # %% [markdown]
@@ -861,12 +861,12 @@ for name, p in plans.items():
 # %% [markdown]
 # ## Roads not taken
 #
-# - **Converting a model**: SVD as above, then some training to get back what was lost; the turned part must be chosen
+# - **Converting a model**: SVD as above, then some training to get back what was lost; the rotary part must be chosen
 #   among the old coordinates. Published for several small models.
 # - **Data instead of weights**: cutting the directions that real inputs use least brings the outputs nearer. Nearer
 #   outputs are not yet better words, so the nats must be measured there too.
 # - **Fewer bits for the latent**: each number serves all heads, so each error does too; lesson 13 has the tools.
-# - **A kernel**: on a GPU the latents of a tile are read once for all heads. That is where the FLOP a byte come from,
+# - **A kernel**: on a GPU the latents of a tile are read once for all heads. That is where the FLOP per byte come from,
 #   and lesson 16 writes such kernels. (On a GPU: not measured yet. `scale = "full"` runs a layer of real size.)
 # - **No positions at all** in some layers: then nothing stands between, and the whole cache is one latent.
 #

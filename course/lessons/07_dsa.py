@@ -42,7 +42,7 @@ smoke, full = scale == "smoke", scale == "full"
 #
 # ### Six tokens, two index heads
 #
-# The sixth token asks. It has two index queries, one a head, and a weight for each head; every token has **one**
+# The sixth token asks. It has two index queries, one per head, and a weight for each head; every token has **one**
 # index key, the same for both heads. A head's vote is its dot product with the key, and nothing where that is
 # negative. The score of a key is the weighted sum of votes.
 
@@ -156,7 +156,7 @@ for name in ("wq_b.weight", "wk.weight", "k_norm.weight", "k_norm.bias", "weight
 
 # %% [markdown]
 # Those five tensors are the whole indexer. Index queries come from MLA's compressed query, 48 numbers, and become 16
-# heads of width 32. The key is one vector a token. The last matrix gives each token its 16 head weights.
+# heads of width 32. The key is one vector per token. The last matrix gives each token its 16 head weights.
 #
 # ### 2. The indexer
 #
@@ -242,14 +242,14 @@ for length in (20, 64, 200, 2000):
 # row of *T* and bars the rest. How often do the two disagree, if topk decides?
 
 # %%
-from helpers.layers.attention import visible
+from helpers.layers.attention import causal_mask
 from helpers.layers.dsa import select_tokens
 
 
 def disagree(heads, choose, length=200, k=16):
     """Queries whose choice depends on the length of the row they stand in."""
     made = [torch.randn(1, length, *rest) for rest in ((heads, 32), (32,), (heads,))]
-    wanted = scores(*made).masked_fill(~visible(torch.arange(length)[None], length), -INF)
+    wanted = scores(*made).masked_fill(~causal_mask(torch.arange(length)[None], length), -INF)
     whole = choose(wanted, k)[0]
     alone = [choose(wanted[:, t : t + 1, : t + 1], k)[0, 0] for t in range(k, length)]
     return sum(set(a.tolist()) != set(whole[t].tolist()) for t, a in enumerate(alone, start=k))
@@ -299,16 +299,16 @@ print(f"logits with the cache and without it differ by {off[0]:.1e} in transform
 import math
 
 
-def attend(query, query_turned, latent, key_turned, up_key, up_value, chosen, scale):
+def attend(query, q_rope, latent, k_rope, w_uk, w_uv, chosen, scale):
     """Absorbed latent attention of each query over its chosen positions; B T H V."""
     near, at = chosen >= 0, chosen.clamp_min(0)
     batch = torch.arange(len(latent))[:, None, None]
-    latent, key_turned = latent[batch, at], key_turned[batch, at]  # B T k C and B T k R
-    carried = torch.einsum("bthk,hkc->bthc", query, up_key)
+    latent, k_rope = latent[batch, at], k_rope[batch, at]  # B T k C and B T k R
+    carried = torch.einsum("bthk,hkc->bthc", query, w_uk)
     alike = torch.einsum("bthc,btsc->bths", carried, latent)
-    alike = (alike + torch.einsum("bthr,btsr->bths", query_turned, key_turned)) * scale
+    alike = (alike + torch.einsum("bthr,btsr->bths", q_rope, k_rope)) * scale
     taken = alike.masked_fill(~near[:, :, None], -INF).softmax(dim=-1)
-    return torch.einsum("bths,btsc,hvc->bthv", taken, latent, up_value)
+    return torch.einsum("bths,btsc,hvc->bthv", taken, latent, w_uv)
 
 
 @torch.no_grad()
@@ -332,7 +332,7 @@ def your_layer(x, k):
 from helpers.compare import causality_probe, max_error
 
 with torch.no_grad():
-    mask = visible(positions, LENGTH)[:, None]
+    mask = causal_mask(positions, LENGTH)[:, None]
     expected = their_layer(x, v32[0].model.rotary_emb(x, positions), mask)[0]
     dense = our_layer.mla(x, positions, rotary)
 yours, allowed = your_layer(x, K), 1e-5 * expected.abs().max().item()
@@ -546,7 +546,7 @@ steps, rows, length = {"smoke": (10, 1, 128), "laptop": (80, 2, 256), "full": (5
 lessons = batches(tokens, rows, length, seed)
 settings = Settings(steps, lr=5e-3 if model.config.width < 512 else 1e-3, warm_up=5)
 run = train(indexers, lessons, settings, loss=lambda ix, ids: warm_up_loss(model, ix, ids[:, :-1].to(machine)))
-print(f"{steps} steps, {format_seconds(run.wall_s)}: from {run.losses[0]:.2f} to {run.losses[-1]:.2f} nats a query")
+print(f"{steps} steps, {format_seconds(run.wall_s)}: from {run.losses[0]:.2f} to {run.losses[-1]:.2f} nats per query")
 print(f"the indexers keep {kept(indexers.scores, budget):.0f} % of the mass")
 check.reveal("07.mass", machine=kept(indexers.scores, budget), unit="%")
 
@@ -575,7 +575,7 @@ finding = (
 show(draw.kept_by_budget(budgets, table, finding, y="attention mass kept (%)"))
 
 # %% [markdown]
-# Mass is a means. What counts is whether the model still predicts. Bits a byte on unseen files, each rule inside
+# Mass is a means. What counts is whether the model still predicts. Bits per byte on unseen files, each rule inside
 # every block, nothing trained but the indexers:
 
 # %%
@@ -586,7 +586,7 @@ for name, rule in rules.items():
     for k in (16, 64):
         with reading(model, rule, k):
             bits[name].append(bits_per_byte(model, tokenizer, files, longest, 4))
-print(f"bits a byte           16 read  64 read   (dense, up to {longest} read: {bits['dense'][0]:.3f})")
+print(f"bits per byte           16 read  64 read   (dense, up to {longest} read: {bits['dense'][0]:.3f})")
 for name in rules:
     print(f"{name:20} {bits[name][0]:8.3f} {bits[name][1]:8.3f}")
 
@@ -691,7 +691,7 @@ def read_sparsely(model, indexers):
 
 
 after = read_sparsely(sparse_pair["model"], sparse_pair["indexers"])
-print(f"bits a byte, {tight} read")
+print(f"bits per byte, {tight} read")
 print(f"  after the warm-up             {read_sparsely(model, indexers):.4f}")
 print(f"  after {few:3} sparse steps        {after:.4f}")
 print(f"  after {few:3} dense steps instead {read_sparsely(control, indexers):.4f}")
@@ -756,7 +756,7 @@ from helpers.measure import count_flops
 
 many = torch.randn(1, 512, 64)
 at = torch.arange(512)[None]
-turned, seen_mask = v32[0].model.rotary_emb(many, at), visible(at, 512)[:, None]
+turned, seen_mask = v32[0].model.rotary_emb(many, at), causal_mask(at, 512)[:, None]
 index_keys, a_latent, keys_and_values = 512 * 32, 32 + 16, 4 * (32 + 16)  # numbers: an index key has 32, and so on
 print("            masked (transformers)      gathered (ours)")
 print("tokens read     FLOP  numbers read      FLOP  numbers read")
@@ -833,7 +833,7 @@ show(draw.times_less(lengths, ratios, finding + f"{ratios['GLM-5, bytes in bf16'
 from helpers.layers.dsa import Indexer, SparseAttention, SparseLatents
 from helpers.measure import measure_pair, recorded, recorded_text
 
-small = SparseSizes(heads=8, latent=128, turned=32, key=64, value=64, index_heads=4, index_width=64, k=512)
+small = SparseSizes(heads=8, latent=128, rope_dim=32, key=64, value=64, index_heads=4, index_width=64, k=512)
 torch.manual_seed(seed)
 latent_attention = MLA(512, 8, 256, 128, 64, 32, 64, scale=96**-0.5)
 layer = SparseAttention(latent_attention, Indexer(512, 256, 4, 64, 32, 512, rotate_neighbours)).to(machine)
@@ -1099,7 +1099,7 @@ check.blocks(best_blocks)
 #
 # | idea | formula | cost |
 # |---|---|---|
-# | index score | sum of w relu(q k) over heads | H_I (K_I + 1) x 2 FLOP a pair, one key of K_I numbers a token |
+# | index score | sum of w relu(q k) over heads | H_I (K_I + 1) x 2 FLOP per pair, one key of K_I numbers per token |
 # | choice | k highest, ties to the earlier | k integers a query |
 # | attention over the chosen | absorbed, gathered | H (2 C + R) x 2 FLOP for each of k |
 # | break-even | n = k D / (D - I) | dense D, index I a token |

@@ -661,7 +661,7 @@ show(draw.recall_by_pairs(trained, counts, finding, 16, what="pairs, each told t
 # token. All three in float32, one thread, the helpers' versions.
 
 # %%
-from helpers.layers.attention import attend, visible
+from helpers.layers.attention import attend, causal_mask
 from helpers.layers.delta import delta_rule
 from helpers.measure import measure_one, measure_pair
 
@@ -679,7 +679,7 @@ for n in lengths:
     if n <= 512:
         rows["token by token"][n] = seconds(delta_rule, *inputs)
     rows["in chunks of 64"][n] = seconds(chunked_delta_rule, *inputs)
-    rows["attention"][n] = seconds(attend, *inputs[:3], visible(torch.arange(n, device=on)[None], n))
+    rows["attention"][n] = seconds(attend, *inputs[:3], causal_mask(torch.arange(n, device=on)[None], n))
 
 # %%
 inputs = [x.to(on) for x in problem(512, batch=1, heads=4, K=64, V=64)]
@@ -993,7 +993,7 @@ check.attention_every(attention_every)
 # | idea | formula | cost |
 # |---|---|---|
 # | write | S + k (beta (v - S'k))' | K x V a token and head |
-# | decay | exp(g) S, g <= 0 | one number a head; Kimi: one a channel |
+# | decay | exp(g) S, g <= 0 | one number a head; Kimi: one per channel |
 # | chunk of L | (I + below) u = beta (v - S'k) | L x L a chunk, one step of the loop |
 # | state | heads x K x V x 4 bytes | constant |
 # | inputs of the convolution | (width - 1) x channels | constant |

@@ -722,7 +722,7 @@ stored = {row["model"]: row for row in facts("stored_caches")}
 a, b = stored["DeepSeek-V3.2"], stored["DeepSeek-V4-Flash"]
 old_bytes = 61 * (a["token_bytes"] + a["index_bytes"])
 new_bytes = 21 / 4 * (b["token_bytes"] + b["index_bytes"]) + 20 / 128 * b["token_bytes"]
-print(f"as stored: {old_bytes:,} and {new_bytes:,.0f} bytes a token, {old_bytes / new_bytes:.1f} times fewer")
+print(f"as stored: {old_bytes:,} and {new_bytes:,.0f} bytes per token, {old_bytes / new_bytes:.1f} times fewer")
 
 
 # %% [markdown]
@@ -868,7 +868,7 @@ explore(
 # 1. At 1,024 tokens Qwen3.5-397B, for its states; at a million Qwen3-0.6B, for its eight heads in every layer.
 # 2. 57 of GLM-5.2's 78 layers keep no index key: the cache is smaller by the same share at every length. They score
 #    nothing either: at the short end that hardly shows, at the long end it is most of the work.
-# 3. Nowhere here: its ten attention layers keep 20 kB a token, V4-Flash about 7, and at the short end its states weigh
+# 3. Nowhere here: its ten attention layers keep 20 kB per token, V4-Flash about 7; at the short end its states weigh
 #    more than V4's windows.
 #
 # </details>
@@ -879,7 +879,7 @@ explore(
 # ### 1. Warm-up: what a layer keeps (4 minutes, difficulty 1)
 #
 # After `tokens` tokens a layer keeps the newest `window - 1` as they are (fewer in a shorter text), `width` numbers
-# each; and for every complete group of `ratio` tokens an entry of `width` and an index key of `index_width` (0 for
+# each; and for every complete group of `ratio` tokens per entry of `width` and an index key of `index_width` (0 for
 # HCA). Return how many numbers that is. Leave out tokens that wait for their group.
 
 
@@ -993,7 +993,7 @@ check.takes_over(takes_over)
 # | overlap | two series a token, groups n - 1 and n | twice the projections |
 # | window and sink | newest 128 as they are; one score a head | constant |
 # | index over entries | sum of w relu(q . k) | grows with T / 4 |
-# | streams | X' = post y + mix^T X | n + n + n² numbers a token and layer |
+# | streams | X' = post y + mix^T X | n + n + n² numbers per token and layer |
 # | hash routing | experts = table[token id] | no choice; load known before |
 
 # %% [markdown]

@@ -104,7 +104,7 @@ check.predict("10.facts", facts_for_100, unit="facts")
 #
 # ### 1. Groups
 #
-# DeepSeek-V3 cuts its experts into groups, one a machine, and lets a token visit few of them. A group counts what its
+# DeepSeek-V3 cuts its experts into groups, one per machine, and lets a token visit few of them. A group counts what its
 # two best experts have; only experts of the best groups stay. Here expert 0 is the best of all, and lost with its
 # group.
 
@@ -549,13 +549,13 @@ for name in ("dense-active", "dense-total"):
     own, time = bills[name]["seconds of CPU"], bills["experts"]["seconds of CPU"]
     print(f"against {name}: {more:+.0f} % facts at equal FLOP, in {time:.0f} s and {own:.0f} s;")
     print(
-        f"   at {name}'s facts a second, {time:.0f} s give {rate[name] * time:,.0f}, and experts {known['experts']:,}"
+        f"   at {name}'s facts per second, {time:.0f} s give {rate[name] * time:,.0f}, and experts {known['experts']:,}"
     )
 
 # %% [markdown]
 # Read it as it falls. At equal operations the mixture knows a little more than the dense model as wide as what it uses,
 # in about the same time, and much more than the large one, which had fewer steps. In seconds the lead over the large
-# one shrinks: its wide products do more operations a second. That last number is a straight line through its result;
+# one shrinks: its wide products do more operations per second. That last number is a straight line through its result;
 # nobody trained it on. And all of this is one seed, one small task and one size.
 
 # %% [markdown]
@@ -670,7 +670,7 @@ check.route(route)
 # %% [markdown]
 # ### 3. Core: sorted dispatch (12 minutes, difficulty 2)
 #
-# `expert(e, rows)` is what expert `e` makes of rows [n, width]. It may be called **once an expert at most**, and never
+# `expert(e, rows)` is what expert `e` makes of rows [n, width]. It may be called **once per expert at most**, and never
 # without rows. Return the weighted sum for each token, [tokens, width].
 
 
@@ -713,7 +713,7 @@ check.capacity(has_room)
 # %% [markdown]
 # ### 5. In words: does it fit? (8 minutes, difficulty 2)
 #
-# A colleague says: "Kimi K2.5 uses some 33 billion parameters a token, so it runs where a model of 33 billion runs."
+# A colleague says: "Kimi K2.5 uses some 33 billion parameters per token, so it runs where a model of 33 billion runs."
 # Answer in three to five sentences: what is right, what is wrong, and for which use the sentence is nearest to the
 # truth.
 
@@ -746,7 +746,7 @@ check.capacity(has_room)
 # |---|---|---|
 # | softmax router | top-k of softmax, made to sum to 1 | E x D a token |
 # | sigmoid router | top-k of sigmoid + bias, weights without bias | the same |
-# | dispatch | sort pairs, k blocks a token | 2 x 3 k D F FLOP a token |
+# | dispatch | sort pairs, k blocks a token | 2 x 3 k D F FLOP per token |
 # | auxiliary loss | E Σ share x probability | a second gradient |
 # | bias update | bias + step x sign(mean - load) | nothing |
 # | experts read by a batch | E (1 - (1 - k/E)^B) | bytes |

@@ -209,7 +209,7 @@ def draft_loss(module, rows, told=1, target=2):
 torch.manual_seed(seed)
 untrained = new_module()
 with torch.no_grad():
-    print(f"told t+1, says t+2: {draft_loss(mine, rows):6.2f} nats a token")
+    print(f"told t+1, says t+2: {draft_loss(mine, rows):6.2f} nats per token")
     print(f"told t,   says t+2: {draft_loss(mine, rows, told=0):6.2f}   the shift that people get wrong")
     print(f"told t+1, says t+1: {draft_loss(mine, rows, target=1):6.2f}   held to what it was told")
     print(f"an untrained module: {draft_loss(untrained, rows):5.2f}")
@@ -334,12 +334,12 @@ def guess(model, hidden, told, cache, depth):
 
 
 # %%
-from helpers.decoding.acceptance import acceptance_by_depth, tokens_a_pass
+from helpers.decoding.acceptance import acceptance_by_depth, tokens_per_pass
 
 texts, answers = (part[:4, :32] if scale == "smoke" else part[:16] for part in (rows.token_ids, rows.answer))
 by_depth = {"as it is": acceptance_by_depth(model, texts, 3, answers)}
 print("taken, of those reached:", " ".join(f"{share:.0%}" for share in by_depth["as it is"]))
-print(f"tokens a pass with three guesses: {tokens_a_pass(by_depth['as it is']):.2f}")
+print(f"tokens per pass with three guesses: {tokens_per_pass(by_depth['as it is']):.2f}")
 
 # %% [markdown]
 # `model.ahead` is the helper's module without the head, and the cache is the module's own. Among guesses whose earlier
@@ -361,7 +361,7 @@ for depths in (1, 3):
     run = train(student, every_fact, Settings(steps, lr=1e-3, warm_up=5), loss=at_depths)
     name = f"{steps} steps more, at {depths} depth{'s' * (depths > 1)}"
     by_depth[name] = acceptance_by_depth(student.eval(), texts, 3, answers)
-    print(f"{name}: {run.cpu_s:.0f} s of CPU, {tokens_a_pass(by_depth[name]):.2f} tokens a pass")
+    print(f"{name}: {run.cpu_s:.0f} s of CPU, {tokens_per_pass(by_depth[name]):.2f} tokens per pass")
 
 # %%
 one, three = list(by_depth.values())[1:]
@@ -408,7 +408,9 @@ prompt = tokenizer("\nde|m1=Januar\nde|m2=Februar\nde|m3", return_tensors="pt").
 plain = generate(model, prompt, 24)[:, prompt.shape[1] :]
 for depth in (1, 2, 3):
     text, passes = write(model, prompt, 24, depth)
-    print(f"guesses a pass: {depth}; {len(passes) + 1} passes in place of 24, same tokens: {torch.equal(text, plain)}")
+    print(
+        f"guesses per pass: {depth}; {len(passes) + 1} passes in place of 24, same tokens: {torch.equal(text, plain)}"
+    )
 print(repr(tokenizer.decode(plain[0])))
 
 # %% [markdown]
@@ -573,7 +575,7 @@ for prompt, count, depth in (("\n", 5, 1), ("\nja|m3", 17, 2), ("\nes|d2=martes\
 #
 # ### What a pass gives and what it costs
 #
-# One guess that is taken with chance p gives 1 + p tokens a pass; n guesses give 1 + p + p² + ... + pⁿ. Against that
+# One guess that is taken with chance p gives 1 + p tokens per pass; n guesses give 1 + p + p² + ... + pⁿ. Against that
 # stand two costs, both in passes over a single token: a pass over n + 1 tokens, and n runs of the module. Measure
 # them behind 60 tokens, always interleaved with the pass over one.
 
@@ -627,7 +629,7 @@ for depth in (1, 2, 3):
 # %%
 for depth, (tokens, pair) in measured.items():
     reckoned = tokens / (wide[depth] + depth * draft)
-    print(f"by {depth} guessed: {tokens:.2f} tokens a pass; the formula says {reckoned:.2f} times as fast, ", end="")
+    print(f"by {depth} guessed: {tokens:.2f} tokens per pass; the formula says {reckoned:.2f} times as fast, ", end="")
     print(f"the machine {pair.ratio:.2f} ({pair.ratio_q1:.2f} to {pair.ratio_q3:.2f}, {pair.a.clock})")
 tokens, pair = measured[1]
 check.reveal("11.fast", formula=tokens / (wide[1] + draft), machine=pair.ratio, unit="times")
@@ -635,7 +637,7 @@ check.reveal("11.fast", formula=tokens / (wide[1] + draft), machine=pair.ratio, 
 # %% [markdown]
 # Fewer passes, but less time? Below 1 drafting **loses**, and when this lesson was written it lost with one, two and
 # three guesses. The formula leaves out what happens between passes (comparing, cutting the cache) and takes its costs
-# from one length; see how near it comes. The share taken (tokens a pass, less 1, in the first line) is another one
+# from one length; see how near it comes. The share taken (tokens per pass, less 1, in the first line) is another one
 # than on the rows above: four short texts are few, and a pass begins where the last one ended, often behind a
 # surprise.
 #
@@ -666,9 +668,9 @@ lone = 1 + experts * (touched / large.experts_per_token - 1) / v3.active
 for name, wide_pass in {"many readers": 1.0, "a lone reader": lone}.items():
     print(f"{name}: a pass over two tokens costs {wide_pass:.2f} passes; at {share:.1%} taken ", end="")
     print(f"{speed_up([share], wide_pass, 1 / large.num_blocks):.2f} times as fast")
-print("DeepSeek states", stated["DeepSeek-V3"]["times_as_fast"], "times as many tokens a second")
-print(f"four guesses, each taken as often: {tokens_a_pass([share] * 4):.1f} tokens a pass;", end=" ")
-print(", ".join(f"{name} gives {stated[name]['tokens_a_pass']}" for name in ("DeepSeek-V3.2", "GLM-5")))
+print("DeepSeek states", stated["DeepSeek-V3"]["times_as_fast"], "times as many tokens per second")
+print(f"four guesses, each taken as often: {tokens_per_pass([share] * 4):.1f} tokens per pass;", end=" ")
+print(", ".join(f"{name} gives {stated[name]['tokens_per_pass']}" for name in ("DeepSeek-V3.2", "GLM-5")))
 
 # %%
 chances = [n / 20 for n in range(21)]
@@ -719,7 +721,7 @@ def passes_picture(prompt: str, depth: int):
     return draw.strip(strip, f"{len(passes) + 1} passes for {text.shape[1]} tokens: {said}")
 
 
-explore(passes_picture, prompt=Choice(list(samples), "prompt"), depth=Slider(1, 4, value=2, label="guesses a pass"))
+explore(passes_picture, prompt=Choice(list(samples), "prompt"), depth=Slider(1, 4, value=2, label="guesses per pass"))
 
 # %% [markdown]
 # Three things to try:
@@ -733,7 +735,7 @@ explore(passes_picture, prompt=Choice(list(samples), "prompt"), depth=Slider(1, 
 # %% [markdown]
 # ## Exercises
 #
-# ### 1. Warm-up: tokens a pass (5 minutes, difficulty 1)
+# ### 1. Warm-up: tokens per pass (5 minutes, difficulty 1)
 #
 # Each guess is right with chance `p`, whatever came before it, and counts only if all before it were right. How many
 # tokens does one pass give on average with `n` guesses, the model's own token included? `p` may be 1.
@@ -844,9 +846,9 @@ check.depth(fastest_depth)
 # %% [markdown]
 # <details><summary>What a good answer has in it</summary>
 #
-# Right: 1.9 tokens a pass. Wrong: a pass over two tokens is only as cheap as one where weights, not operations, are
+# Right: 1.9 tokens per pass. Wrong: a pass over two tokens is only as cheap as one where weights, not operations, are
 # the limit; a lone reader of a mixture reads more experts, and a full server has no idle operations to spend. Wrong
-# too: bad guesses never change the answer, they cost time. Measure tokens a second at your own batch size and texts,
+# too: bad guesses never change the answer, they cost time. Measure tokens per second at your own batch size and texts,
 # with and without, and the share that is taken on your texts: code and forms are easier to guess than prose.
 #
 # </details>
@@ -867,15 +869,15 @@ check.depth(fastest_depth)
 # |---|---|---|
 # | module | norm(block(join[norm(token); norm(hidden)])) | one block, 2 D² for the join |
 # | loss | own + λ mean over depths | a module's pass and the head's once more, a depth |
-# | tokens a pass | 1 + p + p² + ... + pⁿ | n guesses, a pass over n + 1 tokens |
-# | times as fast | tokens a pass / (wide pass + n x draft) | below 1: a loss |
+# | tokens per pass | 1 + p + p² + ... + pⁿ | n guesses, a pass over n + 1 tokens |
+# | times as fast | tokens per pass / (wide pass + n x draft) | below 1: a loss |
 # | rule of agreement | keep guesses up to the first difference | wrong ones leave the cache |
 
 # %% [markdown]
 # ## In the real models
 #
 # - **DeepSeek-V3**: one module at layer 61, trained at one depth with weight 0.3, later 0.1. 85 to 90 % of second
-#   tokens are taken, 1.8 times the tokens a second, as its report states.
+#   tokens are taken, 1.8 times the tokens per second, as its report states.
 # - **GLM-5**: one module, trained at three depths with shared weights. With four guesses a pass gives 2.76 tokens, and
 #   2.55 for DeepSeek-V3.2, on Z.ai's own prompts.
 # - **Qwen3.5**: one module, `mtp.*` in the file, of the attention kind (not DeltaNet), embedding and head shared.

@@ -56,7 +56,7 @@ print("gradient of inputs  error W =", (error @ W).tolist())
 print(f"{3 * 2 * W.numel()} FLOP for {W.numel()} weights and one token: {3 * 2} for each weight")
 
 # %% [markdown]
-# Three products, two operations a weight in each: **six operations for each weight and token**. With N weights and D
+# Three products, two operations per weight in each: **six operations for each weight and token**. With N weights and D
 # tokens the whole training is about 6ND. This is the *rule of six*, and most sums that you read about training are
 # it. It is a good rule, and you are about to see three ways in which it goes wrong.
 
@@ -78,7 +78,7 @@ check.predict("12.tenfold", tenfold_percent, unit="%")
 check.predict("12.muon", muon_percent, unit="%")
 
 # %% [markdown]
-# DeepSeek-V3 was trained on 2,048 chips, each of which can do 989 trillion operations a second in 16-bit numbers.
+# DeepSeek-V3 was trained on 2,048 chips, each of which can do 989 trillion operations per second in 16-bit numbers.
 # **Of that peak, how many percent did the training use?** Nothing is revealed yet.
 
 # %% tags=["predict:large"]
@@ -93,7 +93,7 @@ check.predict("12.used", used_percent, unit="%")
 #
 # ### 1. The ledger of a forward pass
 #
-# A dense model has three kinds of products. Matrices of weights cost 2 FLOP a weight. The head is one more such
+# A dense model has three kinds of products. Matrices of weights cost 2 FLOP per weight. The head is one more such
 # matrix. And attention compares each token with every other: no weight takes part, and its cost grows with the
 # **length** of the text. The tiny models here read bytes, so their vocabulary has 256 entries.
 
@@ -108,7 +108,7 @@ def sizes(width: int, blocks: int, **more) -> qwen3.Config:
 
 
 def forward_parts(c: qwen3.Config, length: int) -> dict[str, int]:
-    """FLOP a token, by part, of reading a text of `length` tokens."""
+    """FLOP per token, by part, of reading a text of `length` tokens."""
     queries, keys = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     return {
         "attention's weights": c.num_blocks * 2 * c.width * (2 * queries + 2 * keys),
@@ -407,7 +407,7 @@ for steps in (1, 10, 200):
 # ### Loss against operations
 #
 # Now train. The text is the source of Python's standard library, byte by byte, and the loss is measured on files that
-# no training sees, in bits a byte. (Eight bits would be knowing nothing.) The rate rises over 20 steps and then
+# no training sees, in bits per byte. (Eight bits would be knowing nothing.) The rate rises over 20 steps and then
 # stays, so that every point of a curve is a training that could have ended there.
 
 # %%
@@ -426,7 +426,7 @@ print(f"{format_count(len(text))} bytes to train on, {format_count(len(held_out)
 
 # %%
 def train(model, optimizers, lr: float, steps: int, batch: int, length: int, order: int, looks: int = 12):
-    """Train; (step, seconds, bits a byte on held-out text) at about `looks` moments."""
+    """Train; (step, seconds, bits per byte on held-out text) at about `looks` moments."""
     data, seen, spent = batches(text, batch, length, order), [], 0.0
     moments = {round(steps ** (n / looks) * 5 ** (1 - n / looks)) for n in range(looks + 1)}
     for step in range(1, steps + 1):
@@ -466,7 +466,7 @@ for (width, blocks), steps in zip(shapes[scale], steps_of[scale], strict=True):
         name = f"{format_count(matrices(model))} parameters"
         runs[name] = [(step * per_step, bits) for step, _, bits in seen]
     done = f"{steps} steps of {format_flops(per_step)}, {format_seconds(seen[-1][1])}"
-    print(f"{name}: {done}, {seen[-1][2]:.2f} bits a byte")
+    print(f"{name}: {done}, {seen[-1][2]:.2f} bits per byte")
 
 # %% [markdown]
 # At each budget some size is best: the lower edge of all curves. Through it goes a law of powers, loss = factor x
@@ -490,7 +490,7 @@ check.reveal("12.tenfold", machine=tenfold, unit="%")
 
 # %%
 for budget, loss, name in frontier(curves[0], budgets)[::3]:
-    print(f"{format_flops(budget):>11}: {name:>18} is best, {loss:.2f} bits a byte")
+    print(f"{format_flops(budget):>11}: {name:>18} is best, {loss:.2f} bits per byte")
 
 # %% [markdown]
 # A small model learns faster at first and then has learned what it can. This is the choice that every training plan
@@ -510,7 +510,7 @@ low, high = min(r[1] for r in ranges.values()), max(r[2] for r in ranges.values(
 show(draw.exponents(ranges, f"With what we know, the exponent may be anything from {low:.2f} to {high:.2f}"))
 for floor in floors.values():
     far = fit_power_law([point[:2] for point in edge], floor).loss(1000 * budgets[-1])
-    print(f"floor {floor:.2f}: a thousand times the largest budget would give {far:.2f} bits a byte")
+    print(f"floor {floor:.2f}: a thousand times the largest budget would give {far:.2f} bits per byte")
 
 # %% [markdown]
 # Three sizes over so short a range of work fit a line well and determine it badly. The lines agree where you measured
@@ -535,7 +535,7 @@ makers = {
 
 
 def race(name: str, shape: tuple, lr: float, steps: int, order: int):
-    """One training: (FLOP with the optimizer's, seconds, bits a byte) along the way."""
+    """One training: (FLOP with the optimizer's, seconds, bits per byte) along the way."""
     model = qwen3.Qwen3(sizes(*shape)).to(machine)
     initialise(model, order, std=shape[0] ** -0.5)
     optimizers = makers[name](model)
@@ -564,7 +564,7 @@ runs = {name: run for name, (run, _) in raced.items()}
 added = 100 * raced["Muon"][1]
 ends = {name: run[-1][2] for name, run in runs.items()}
 winner = min(ends, key=ends.get)
-finding = f"After {final} steps: AdamW {ends['AdamW']:.2f}, Muon {ends['Muon']:.2f} bits a byte"
+finding = f"After {final} steps: AdamW {ends['AdamW']:.2f}, Muon {ends['Muon']:.2f} bits per byte"
 show(draw.two_costs(runs, finding))
 check.reveal("12.muon", machine=added, unit="%")
 
@@ -577,9 +577,9 @@ for what, column, unit in (("work", 0, format_flops), ("processor time", 1, form
     budget = min(line[-1][0] for line in lines.values())
     reached = {name: loss_at(line, budget) for name, line in lines.items()}
     told = ", ".join(f"{name} {bits:.2f}" for name, bits in reached.items())
-    print(f"equal {what} ({unit(budget)}): {told} bits a byte")
+    print(f"equal {what} ({unit(budget)}): {told} bits per byte")
 budget = min(many_small[-1][0], *(run[-1][0] for run in runs.values()))
-print(f"AdamW in batches of 512 tokens ({format_flops(budget)}): {loss_at(many_small, budget):.2f} bits a byte")
+print(f"AdamW in batches of 512 tokens ({format_flops(budget)}): {loss_at(many_small, budget):.2f} bits per byte")
 
 # %% [markdown]
 # The last line is the middle size from the section before, which took many small steps in place of few large ones.
@@ -595,9 +595,9 @@ from helpers.facts import table as facts
 from helpers.training.optim import orthogonalise_flops
 
 v3_row = next(row for row in facts("training_runs") if row["model"] == "DeepSeek-V3")
-tokens = v3_row["texts_a_step"] * v3_row["length"]
+tokens = v3_row["texts_per_step"] * v3_row["length"]
 share = orthogonalise_flops(7168, 1536) / six_nd(7168 * 1536, tokens)
-print(f"{format_count(tokens)} tokens a step: Muon would add {100 * share:.3f} % on a matrix of 7,168 x 1,536")
+print(f"{format_count(tokens)} tokens per step: Muon would add {100 * share:.3f} % on a matrix of 7,168 x 1,536")
 
 # %% [markdown]
 # What does not carry over without a test is the difference of the losses.
@@ -646,7 +646,7 @@ widths = (c.qk_nope_head_dim + c.qk_rope_head_dim, c.v_head_dim)
 between = attention_flops(c.num_hidden_layers, c.num_attention_heads, *widths, 4096, causal=True)
 by_rule = six_nd(v3_sizes.active_without_embedding, 1)
 per_token = by_rule + 3 * between
-print(f"6 x {v3_sizes.active_without_embedding / 1e9:.1f} billion = {by_rule / 1e9:.0f} GFLOP a token")
+print(f"6 x {v3_sizes.active_without_embedding / 1e9:.1f} billion = {by_rule / 1e9:.0f} GFLOP per token")
 print(f"with attention {per_token / 1e9:.0f}; the lab states {v3.flops_per_token / 1e9:.0f}")
 print(f"if all {v3_sizes.total / 1e9:.0f} billion worked: {six_nd(v3_sizes.total, 1) / 1e9:,.0f}")
 
@@ -796,7 +796,7 @@ def budget(thousand_usd, rent, used, parameters):
 explore(
     budget,
     thousand_usd=Slider(10, 100_000, value=5_576, label="budget (thousand USD)", log=True),
-    rent=Slider(1.0, 8.0, value=2.0, step=0.05, label="rent (USD a GPU-hour)"),
+    rent=Slider(1.0, 8.0, value=2.0, step=0.05, label="rent (USD per GPU-hour)"),
     used=Slider(5, 60, value=39, label="share of the peak (%)"),
     parameters=Slider(0.1, 500, value=37, step=0.1, label="parameters at work (billion)", log=True),
 )
@@ -818,7 +818,7 @@ explore(
 # ### 1. Warm-up: the price of one run (4 minutes, difficulty 1)
 #
 # Given the FLOP of a training, the peak of a chip in TFLOP/s, the share of it that is used (0 to 1) and the rent in
-# USD an hour, return the price in USD.
+# USD per hour, return the price in USD.
 
 
 # %% tags=["exercise:price", "points:1"]
@@ -835,14 +835,14 @@ check.price(price_usd)
 # %% [markdown]
 # ### 2. Core: counted, where 6ND goes wrong (10 minutes, difficulty 2)
 #
-# Return the FLOP a token of **training** a mixture of experts. `always` are the parameters of matrices that every
+# Return the FLOP per token of **training** a mixture of experts. `always` are the parameters of matrices that every
 # token passes (head included, embedding not), `routed` those of all routed experts together, of which `chosen` out of
 # `experts` work on a token. Attention has `layers` x `heads` with keys of `key_width` and values of `value_width`,
 # and each token meets half of a text of `length` tokens.
 
 
 # %% tags=["exercise:counted", "points:2"]
-def training_flops_a_token(always, routed, experts, chosen, layers, heads, key_width, value_width, length):
+def training_flops_per_token(always, routed, experts, chosen, layers, heads, key_width, value_width, length):
     # BEGIN SOLUTION
     forward = 2 * (always + routed * chosen / experts)
     forward += layers * heads * 2 * (key_width + value_width) * length / 2
@@ -851,7 +851,7 @@ def training_flops_a_token(always, routed, experts, chosen, layers, heads, key_w
 
 
 # %% tags=["check:counted"]
-check.counted(training_flops_a_token)
+check.counted(training_flops_per_token)
 
 # %% [markdown]
 # ### 3. Core: one step of Muon (10 minutes, difficulty 2)
@@ -913,7 +913,7 @@ check.choose(best_size)
 # <details><summary>What a good answer has in it</summary>
 #
 # It says what the figure is: 2.788 million GPU-hours of the final run, at an assumed rent of 2 USD. It says that the
-# hours fit the operations, by a calculation of its own: about 250 GFLOP a token, 14.8 trillion tokens, some 39 % of
+# hours fit the operations, by a calculation of its own: about 250 GFLOP per token, 14.8 trillion tokens, some 39 % of
 # the peak. It names the wrong word: *builds*. Research and trials are excluded by the lab itself, and data, people
 # and the purchase of the chips are not in a rent.
 #
@@ -939,8 +939,8 @@ check.choose(best_size)
 # |---|---|---|
 # | rule of six | 6 x parameters at work x tokens | exact for the matrices, nothing for attention |
 # | token against token | 3 x layers x heads x 2 (K + V) x T / 2 | grows with the length T |
-# | AdamW | mean / √square, both corrected | 2 numbers a weight |
-# | Muon | Newton-Schulz of the momentum | 1 number a weight, 10 (2 m²n + m³) FLOP a step |
+# | AdamW | mean / √square, both corrected | 2 numbers per weight |
+# | Muon | Newton-Schulz of the momentum | 1 number a weight, 10 (2 m²n + m³) FLOP per step |
 # | utilisation | FLOP / (hours x 3600 x peak) | 0 to 1 |
 # | price | hours x rent | the last run only |
 

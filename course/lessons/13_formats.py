@@ -70,7 +70,7 @@ for name, blocks in (("one scale for all", weights.view(1, 8)), ("a scale for fo
 #
 # - A matrix has 262,144 normal random numbers and **one** scale for all; its largest is some 4.7 standard deviations.
 #   **How many dB has INT8** (-127 to 127)? **How many more dB does one more bit give?**
-# - NF4 has 16 values, and each block of 64 weights stores a float32 scale: **how many bits a weight is that?**
+# - NF4 has 16 values, and each block of 64 weights stores a float32 scale: **how many bits per weight is that?**
 # - Kimi K2.5 has 1,027 billion parameters. 1,015 billion of them are routed experts in INT4, with a 16-bit scale for
 #   every 32; the rest is bf16. **How many GB is the download?**
 
@@ -273,14 +273,14 @@ from helpers.quant.formats.named import encode
 
 for name in ("nf4", "nf4-double"):
     encoded = encode(gaussian, name)
-    print(f"{name}: {encoded.bits_per_weight:.4f} bits a weight, {sqnr(encoded.decode(), gaussian):.2f} dB")
+    print(f"{name}: {encoded.bits_per_weight:.4f} bits per weight, {sqnr(encoded.decode(), gaussian):.2f} dB")
     for part, tensor in encoded.tensors().items():
         print(f"   {part:12} {str(tensor.dtype).removeprefix('torch.'):9} {tuple(tensor.shape)}")
 check.reveal("13.nf4", formula=4 + 32 / 64, machine=encode(gaussian, "nf4").bits_per_weight, unit="bits")
 
 # %%
 before, after = 32 / 64, 8 / 64 + 32 / (64 * 256)
-print(f"a scale costs {before:.4f} bits a weight alone and {after:.4f} quantised: {before - after:.3f} bits saved,")
+print(f"a scale costs {before:.4f} bits per weight alone and {after:.4f} quantised: {before - after:.3f} bits saved,")
 print(f"on 65 billion weights {65e9 * (before - after) / 8 / GB:.1f} GB")
 
 # %% [markdown]
@@ -355,7 +355,7 @@ from helpers.quant.formats.outliers import mixed_product, outlier_columns
 x, w = torch.randn(64, 1024), gaussian / 32
 x[:, [3, 500, 801]] *= 40  # three columns of 1,024
 codes, steps = vectorwise(w)  # one scale an output
-small, tokens = vectorwise(x)  # one scale a token
+small, tokens = vectorwise(x)  # one scale per token
 alone = (small.int() @ codes.int().T).float() * tokens[:, None] * steps
 exact = x @ w.T
 print(f"columns with outliers: {outlier_columns(x).tolist()}")
@@ -444,9 +444,9 @@ finding = f"In four bits {best} is best on the trained layer, and {safest} loses
 show(draw.all_formats(table, finding))
 
 # %% [markdown]
-# Read it as it falls. In eight bits, integers with a scale a row beat FP8 by more than 10 dB on all that looks Gaussian
-# and lose 3 dB to it on outliers; with a scale for 128 numbers they win everywhere here. What speaks for FP8 is not in
-# this table: inputs and gradients, whose range nobody knows beforehand, and chips that multiply it.
+# Read it as it falls. In eight bits, integers with a scale per row beat FP8 by more than 10 dB on all that looks
+# Gaussian and lose 3 dB to it on outliers; with a scale for 128 numbers they win everywhere here. What speaks for FP8
+# is not in this table: inputs and gradients, whose range nobody knows beforehand, and chips that multiply it.
 #
 # In four bits all formats lie within three dB on Gaussian and trained weights, and **the size of the block and the kind
 # of scale matter as much as the values**. NF4's derived values lead INT4's even ones by half a dB at equal bits, and by
@@ -556,15 +556,15 @@ explore(
 # %% [markdown]
 # ## Exercises
 #
-# ### 1. Warm-up: bits a weight (5 minutes, difficulty 1)
+# ### 1. Warm-up: bits per weight (5 minutes, difficulty 1)
 #
 # A matrix of `rows` x `columns` in codes of `code_bits`, with one scale of `scale_bits` for every block of
-# `block_rows` x `block_columns`. Blocks at the edge may be smaller, and need a whole scale. Return the bits a weight,
+# `block_rows` x `block_columns`. Blocks at the edge may be smaller, and need a whole scale. Return the bits per weight,
 # everything included.
 
 
 # %% tags=["exercise:bits", "points:1"]
-def bits_a_weight(rows, columns, code_bits, scale_bits, block_rows, block_columns):
+def bits_per_weight(rows, columns, code_bits, scale_bits, block_rows, block_columns):
     # BEGIN SOLUTION
     scales = -(-rows // block_rows) * -(-columns // block_columns)
     return code_bits + scale_bits * scales / (rows * columns)
@@ -572,7 +572,7 @@ def bits_a_weight(rows, columns, code_bits, scale_bits, block_rows, block_column
 
 
 # %% tags=["check:bits"]
-check.bits(bits_a_weight)
+check.bits(bits_per_weight)
 
 # %% [markdown]
 # ### 2. Core: INT8 in groups (8 minutes, difficulty 2)
@@ -709,7 +709,7 @@ check.lossless(lossless_scale)
 # %% [markdown]
 # <details><summary>What a good answer has in it</summary>
 #
-# Scales cost between an eighth of a bit and half a bit a weight, so the quantised part is 3.6 to 3.9 times smaller;
+# Scales cost between an eighth of a bit and half a bit per weight, so the quantised part is 3.6 to 3.9 times smaller;
 # embeddings, head, router and norms often stay in 16 bits, so the whole file less.
 #
 # A step is the scale of the block, set by its largest weight: beside an outlier half a step can be more than the
@@ -733,7 +733,7 @@ check.lossless(lossless_scale)
 #
 # | idea | formula | cost |
 # |---|---|---|
-# | even grid | SQNR = 10.8 + 20 log10(high) - 20 log10(peak) dB | b bits a weight |
+# | even grid | SQNR = 10.8 + 20 log10(high) - 20 log10(peak) dB | b bits per weight |
 # | scale for a block of n | largest / high | its bits / n |
 # | E4M3 | 1.fff x 2^(e - 7), to 448 | 8 bits |
 # | NF4 | quantiles of a normal distribution | 4 + 32/64 bits |
@@ -770,7 +770,7 @@ for row in facts("weight_formats"):
 # ## Roads not taken
 #
 # - **K-quants of GGUF.** Blocks of 16 or 32 inside blocks of 256, whose scales have few bits themselves: double
-#   quantisation, often with a zero point for each small block. Q4_K packs 256 weights in 144 bytes, 4.5 bits a weight
+#   quantisation, often with a zero point for each small block. Q4_K packs 256 weights in 144 bytes, 4.5 bits per weight
 #   (llama.cpp, ggml-common.h).
 # - **Three values.** Ternary models (-1, 0, 1; 1.58 bits) work when they are trained so from the start. Rounding a
 #   trained model to three values does not: look at the first line of step 1.

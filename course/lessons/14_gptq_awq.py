@@ -253,7 +253,7 @@ for damping in (1e-4, 0.01, 1.0, 100.0):
 # %% [markdown]
 # With much damping all columns look independent, and GPTQ becomes rounding to nearest. A little of it costs nothing
 # here, and keeps the inverse in bounds. One more idea belongs to the published method and
-# changes no code: errors are passed on within **blocks** of 128 columns, and once a block to all the rest, because
+# changes no code: errors are passed on within **blocks** of 128 columns, and once per block to all the rest, because
 # touching a large matrix for each column would wait for memory.
 #
 # `helpers.quant.methods.gptq` has all of it, and one guard: being greedy, the method can lose in a row, so each row
@@ -270,7 +270,7 @@ best = from_codes(gptq(matrix, grid, inputs, act_order=True), grid)
 print(f"largest first, each row the better of two: {error_of(best):.3f} of rounding's error")
 
 # %% [markdown]
-# Is it stored as any other four-bit matrix? Pack these codes into bytes, two a byte, beside those of rounding to
+# Is it stored as any other four-bit matrix? Pack these codes into bytes, two per byte, beside those of rounding to
 # nearest.
 
 # %%
@@ -526,7 +526,7 @@ check.reveal("14.nearest", machine=100 * right["nearest"][2], unit="%")
 check.reveal("14.gptq", machine=100 * right["GPTQ"][2], unit="%")
 
 # %% [markdown]
-# Then the model of Python, in bits a byte of files that it never read (less is better).
+# Then the model of Python, in bits per byte of files that it never read (less is better).
 
 # %%
 from helpers.training.train import bits_per_byte
@@ -538,8 +538,8 @@ for name, bits in itertools.product(methods, all_bits[: 1 if smoke else None]):
     made, _ = quantised(reader, python_rows, methods[name], bits)
     per_byte[name][bits] = bits_per_byte(made, pieces, unseen)
 worse = {name: scores[2] - whole_bits for name, scores in per_byte.items()}
-finding = f"Two bits cost {worse['nearest']:.3f} bits a byte rounded to nearest, {worse['GPTQ']:.3f} with GPTQ"
-show(draw.score_by_bits(per_byte, whole_bits, finding, "bits a byte of unseen Python"))
+finding = f"Two bits cost {worse['nearest']:.3f} bits per byte rounded to nearest, {worse['GPTQ']:.3f} with GPTQ"
+show(draw.score_by_bits(per_byte, whole_bits, finding, "bits per byte of unseen Python"))
 
 # %% [markdown]
 # The pattern is the same in both: with four bits and more there is little to gain, because little was lost. Below, the
@@ -592,7 +592,7 @@ check.reveal("14.python", machine=100 * by_text["GPTQ"]["Python"], unit="%")
 # look free, and GPTQ pays there for what it gains. AWQ is hurt as well: columns that the text does not feed are shrunk
 # before they are rounded. Nothing in the calibration warns you: the one number that it reports improves.
 #
-# And the model of Python, in bits a byte?
+# And the model of Python, in bits per byte?
 
 # %%
 reader_texts = {"Python": python_rows, "languages": rows_of(pieces, languages), "random": noise(reader)}
@@ -600,10 +600,12 @@ reader_by_text = {name: {} for name in by_text}
 for name, text in itertools.product(reader_by_text, reader_texts):
     made, share = quantised(reader, reader_texts[text], methods[name], 2)
     reader_by_text[name][text] = bits_per_byte(made, pieces, unseen)
-    print(f"{name:4} on {text:9}: layers' error {share:.2f} of nearest's, {reader_by_text[name][text]:.3f} bits a byte")
+    print(
+        f"{name:4} on {text:9}: layers' error {share:.2f} of nearest's, {reader_by_text[name][text]:.3f} bits per byte"
+    )
 hurt = reader_by_text["GPTQ"]["languages"] - per_byte["nearest"][2]
-finding = f"Other languages, GPTQ: {hurt:+.3f} bits a byte against no text at all"
-show(draw.score_by_text(reader_by_text, per_byte["nearest"][2], whole_bits, finding, "bits a byte of unseen Python"))
+finding = f"Other languages, GPTQ: {hurt:+.3f} bits per byte against no text at all"
+show(draw.score_by_text(reader_by_text, per_byte["nearest"][2], whole_bits, finding, "bits per byte of unseen Python"))
 
 # %% [markdown]
 # The surprise is GPTQ on random tokens. They mean nothing, and yet they serve the model of Python nearly as well as the
@@ -787,9 +789,9 @@ check.harm(harm)
 #
 # | idea | formula | cost |
 # |---|---|---|
-# | error of the answers | e H e, H = mean of xᵀx | I² numbers a layer |
+# | error of the answers | e H e, H = mean of xᵀx | I² numbers per layer |
 # | one step | left −= (w − q) / Uⱼⱼ · Uⱼ | O x I FLOP twice, I times |
-# | factor | UᵀU = (H + damping)⁻¹ | about I³ FLOP, once a layer |
+# | factor | UᵀU = (H + damping)⁻¹ | about I³ FLOP, once per layer |
 # | AWQ | s = mean\|x\|^alpha, searched | a rounding for each alpha |
 # | SmoothQuant | s = max\|x\|^½ / max\|w\|^½ | nothing when it runs |
 

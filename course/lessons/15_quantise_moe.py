@@ -54,7 +54,9 @@ packed = shifted[0::2] | shifted[1::2] << 4
 print("codes:", codes.tolist(), "| bytes:", [f"{byte:02x}" for byte in packed.tolist()])
 print("back: ", [round(w, 2) for w in (codes * step).tolist()])
 for group in (8, 32, 128):
-    print(f"groups of {group:3}: {group // 2} bytes and a scale of 2, {8 * (group / 2 + 2) / group:.3f} bits a weight")
+    print(
+        f"groups of {group:3}: {group // 2} bytes and a scale of 2, {8 * (group / 2 + 2) / group:.3f} bits per weight"
+    )
 
 # %% [markdown]
 # "Four bits" never takes four bits: the scale counts. That is the first thing to ask of any quantised model: *bits a
@@ -131,7 +133,7 @@ for name in outside:
 from helpers.quant.audit import audit, bytes_of, share_in, summed
 
 held = audit(loaded)
-print(f"{'part':20}{'format':10}{'weights':>10}{'bytes':>10}{'bits a weight':>15}")
+print(f"{'part':20}{'format':10}{'weights':>10}{'bytes':>10}{'bits per weight':>15}")
 for row in summed(held):
     print(f"{row.part:20}{row.format:10}{row.weights:10,}{row.bytes:10,}{row.bits:15.2f}")
 plain = 2 * sum(row.weights for row in held)
@@ -180,7 +182,7 @@ packed, scale_of = pack(experts.gate)
 error = (unpack(packed, scale_of) - experts.gate.float()).norm() / experts.gate.float().norm()
 size = packed.nbytes + scale_of.nbytes
 print(f"{name}.experts.gate {tuple(experts.gate.shape)}: {format_bytes(experts.gate.nbytes)} -> {format_bytes(size)}")
-print(f"{8 * size / experts.gate.numel():.1f} bits a weight, relative error {error:.1%}")
+print(f"{8 * size / experts.gate.numel():.1f} bits per weight, relative error {error:.1%}")
 
 # %% [markdown]
 # ### 5. A whole model, packed
@@ -279,7 +281,7 @@ for name, line in lines.items():
 at = 3 if 3 in widths else 4
 own, rest = (lines[name][at] for name in ("experts", "all but experts"))
 finding = f"At {at} bits: {own:.0%} with rounded experts, {rest:.0%} with everything else rounded"
-show(draw.score_lines(lines, finding, "bits a code", "right answers (%)", before))
+show(draw.score_lines(lines, finding, "bits per code", "right answers (%)", before))
 check.reveal("15.facts", machine=100 * own / before, unit="of 100 facts")
 
 # %% [markdown]
@@ -299,7 +301,7 @@ from helpers.moe.specialization import watch_choices
 
 @torch.no_grad()
 def chosen(model: nn.Module) -> torch.Tensor:
-    """The experts of each token in each mixture, in order of their numbers: [mixtures x tokens, experts a token]."""
+    """The experts of each token in each mixture, in order of their numbers: [mixtures x tokens, experts per token]."""
     with watch_choices(model) as seen:
         model(text.to(device))
     return torch.cat([part.flatten(0, -2).sort(dim=-1).values for parts in seen.values() for part in parts])
@@ -365,7 +367,7 @@ for n, entry in enumerate(cache.blocks):
 # ### 9. Does it still find the needle?
 #
 # A cache is for finding things. `tiny-glm5` finds pairs of words in 450 words of noise (lesson 07). Each token leaves
-# three vectors in a layer: a latent of 48 numbers, a turned key of 16, an index key of 32. Pack all three, token by
+# three vectors in a layer: a latent of 48 numbers, a RoPE key of 16, an index key of 32. Pack all three, token by
 # token, with the bytes counted as they lie; ask for pairs at the start, in the middle and at the end.
 
 # %%
@@ -376,7 +378,7 @@ from helpers.zoo.evidence.tasks import examples
 
 finder = load("zoo:tiny-glm5")
 word_tokenizer = AutoTokenizer.from_pretrained(resolve("zoo:tiny-glm5")).backend_tokenizer
-kinds, noise = ("latent", "key_turned", "index_keys"), 100 if smoke else 448
+kinds, noise = ("latent", "k_rope", "index_keys"), 100 if smoke else 448
 
 
 def found(rules: dict[str, Rule], depth: float | None = None, count: int = 4 if smoke else 16) -> tuple[float, int]:
@@ -398,7 +400,7 @@ for bits in (4, 2) if smoke else (8, 4, 3, 2):
     cache_sizes[bits] = line[depths[0]][1]
 whole, plain_bytes = found({})  # float32, twice what bfloat16 takes
 for bits, size in cache_sizes.items():
-    print(f"{bits} bits: {format_bytes(size)}, {32 * size / plain_bytes:.2f} bits a number with scales and zeros")
+    print(f"{bits} bits: {format_bytes(size)}, {32 * size / plain_bytes:.2f} bits per number with scales and zeros")
 
 # %%
 worst = {bits: min(by_depth[f"{bits} bits"].values()) for bits in (4, 2)}
@@ -412,18 +414,18 @@ show(draw.score_lines(by_depth, finding, "depth (0 start, 1 end)", "pairs found 
 
 
 # %%
-for kind, width in {"latent": 48, "key_turned": 16, "index_keys": 32}.items():
+for kind, width in {"latent": 48, "k_rope": 16, "index_keys": 32}.items():
     share_left, size = found({kind: Rule(2, group=16)})
     print(f"{kind:11} at 2 bits ({width} of 96 numbers): {share_left:.0%} found")
 
 # %% [markdown]
-# The turned key, a sixth of the numbers, carries nearly all of the loss: it says *where*, and this model finds a pair
+# The RoPE key, a sixth of the numbers, carries nearly all of the loss: it says *where*, and this model finds a pair
 # by looking one token back. So store that part well and the rest coarsely. It is what serving code does with
 # DeepSeek-V3.2, as the facts table of lesson 09 has it: 512 numbers of the latent in FP8, the 64 turned ones in bf16.
 
 # %%
-mixed = {"latent": Rule(2, group=16), "index_keys": Rule(2, group=16), "key_turned": Rule(8, group=16)}
-for name, rules in {"all at 2 bits": {kind: Rule(2, group=16) for kind in kinds}, "turned key at 8": mixed}.items():
+mixed = {"latent": Rule(2, group=16), "index_keys": Rule(2, group=16), "k_rope": Rule(8, group=16)}
+for name, rules in {"all at 2 bits": {kind: Rule(2, group=16) for kind in kinds}, "RoPE key at 8": mixed}.items():
     share_left, size = found(rules)
     print(f"{name:16} {share_left:6.1%} found in {format_bytes(size)}; bf16 takes {format_bytes(plain_bytes / 2)}")
 
@@ -596,7 +598,7 @@ for name, calls in list(recipes.items())[: 3 if smoke else None]:
         quantise(model, form, keep=keep, wrap=True)
     size, numbers = bytes_of(audit(model)), sum(row.weights for row in audit(model))
     points[name] = (8 * size / numbers, 100 * score(model))
-    print(f"{name:24} {format_bytes(size):>8} {points[name][0]:6.2f} bits a weight {points[name][1]:6.1f} %")
+    print(f"{name:24} {format_bytes(size):>8} {points[name][0]:6.2f} bits per weight {points[name][1]:6.1f} %")
 
 # %% [markdown]
 # Which of them does no other beat, in bytes and in answers at once?
@@ -606,12 +608,12 @@ from helpers.plots.quant.quantised import frontier, size_and_score
 
 beaten = [name for name in points if name not in frontier(points, lower_is_better=False)]
 finding = f"{len(points) - len(beaten)} of {len(points)} recipes are beaten by no other"
-show(size_and_score(points, finding, "bits a weight, scales included", "right answers (%)", lower_is_better=False))
+show(size_and_score(points, finding, "bits per weight, scales included", "right answers (%)", lower_is_better=False))
 
 # %% [markdown]
 # Three things deserve a second look. What `load_in_4bit` finds costs more of the score than packing the experts, and
 # saves fewer bytes. Eight bits for *everything* beat four bits for the experts alone: this model is small, and half of
-# it is no expert. And the two together, each part in its own format, are the best buy: about six bits a weight, where
+# it is no expert. And the two together, each part in its own format, are the best buy: about six bits per weight, where
 # four bits for nearly everything take as many and lose far more.
 #
 # Beside your numbers, recorded ones of two other models, every format, all packed but router and ends: bits per byte of
@@ -626,17 +628,17 @@ for place, record in recorded("quantised-model").items():
     print(f"{place}, {record.machine['name']}, recorded {record.date}")
     scores = {tuple(line.label.split(", ")): line.scores for line in record.measurements}
     for form, known in ((form, known) for (form, model), known in scores.items() if model == "tiny-qwen3"):
-        all_formats[form] = known["bits a number"], known["bits per byte"]
+        all_formats[form] = known["bits per number"], known["bits per byte"]
         right = scores[form, "tiny-glm5"]["right answers"]
         said = (
-            f"{all_formats[form][0]:6.2f} bits a number, {all_formats[form][1]:.3f} bits per byte, {right:6.1%} right"
+            f"{all_formats[form][0]:6.2f} bits per number, {all_formats[form][1]:.3f} bits per byte, {right:6.1%} right"
         )
         print(f"  {form:14}{said}, {known['times plain']:.2f} times plain")
 
 # %%
 if all_formats:
     finding = f"{len(frontier(all_formats))} of {len(all_formats)} formats are beaten by no other (tiny-qwen3)"
-    show(size_and_score(all_formats, finding, "bits a number held", "bits per byte of held-out Python"))
+    show(size_and_score(all_formats, finding, "bits per number held", "bits per byte of held-out Python"))
 
 # %% [markdown]
 # The right answers say nothing, and bits per byte move in their third digit: what a model does with room to spare it
@@ -671,7 +673,7 @@ plans = {model: plan(published(config)) for model, config in rows.items()}
 
 # %%
 def in_nf4(p, parts: list[str]) -> float:
-    """GB with these parts at 4.5 bits a weight and the others at 16."""
+    """GB with these parts at 4.5 bits per weight and the others at 16."""
     return (p.weight_bytes("bf16") - sum(p.parts.get(part, 0) for part in parts) * (16 - 4.5) / 8) / GB
 
 
@@ -798,8 +800,8 @@ check.audit(shares)
 # %% [markdown]
 # ### 2. Core: keep the router? (6 minutes, difficulty 2)
 #
-# Given a router's logits `before` and `after` rounding, [tokens, experts], and `k` experts a token: return the share of
-# tokens that get another **set** of experts.
+# Given a router's logits `before` and `after` rounding, [tokens, experts], and `k` experts per token: return the share
+# of tokens that get another **set** of experts.
 
 
 # %% tags=["exercise:changed", "points:2"]
@@ -891,9 +893,9 @@ check.keys(round_keys)
 # %% [markdown]
 # <details><summary>What a good answer has in it</summary>
 #
-# Right: 35 billion times half a byte is 17.5 GB. Missing: scales (4.5 bits a weight make it near 20 GB); that experts,
-# most of the weights, are one tensor a layer that bitsandbytes does not find, so that nearly all of the 70 GB stay;
-# the cache, and room to work in.
+# Right: 35 billion times half a byte is 17.5 GB. Missing: scales (4.5 bits per weight make it near 20 GB); that
+# experts, most of the weights, are one tensor per layer that bitsandbytes does not find, so that nearly all of the 70
+# GB stay; the cache, and room to work in.
 #
 # A check before the download: count the parts with `plan`, look at the bits of each, add the cache at the context that
 # is needed, and compare with nine tenths of the memory. A checkpoint that comes packed (the makers publish GPTQ-Int4)
@@ -909,12 +911,12 @@ check.keys(round_keys)
 # 1. Four bits are 4.25 to 5 with their scales, and an option says nothing about *which* weights have them.
 # 2. transformers keeps experts as one tensor, bitsandbytes looks for layers: most of a mixture stays in 16 bits.
 # 3. Experts are most of the bytes and bear few bits; embedding and attention suffer; a router saves nothing.
-# 4. A cache is rounded too: keys along channels, values along tokens, a turned key best of all.
+# 4. A cache is rounded too: keys along channels, values along tokens, a RoPE key best of all.
 # 5. A plan is weights in a format, the cache of all texts, and room; it is arithmetic that a config allows.
 #
 # | idea | formula | cost |
 # |---|---|---|
-# | bits a weight | 8 x all bytes / weights | counted, not claimed |
+# | bits per weight | 8 x all bytes / weights | counted, not claimed |
 # | INT4, group g | 4 + 16 / g | one pass over the weights |
 # | experts only | 16 - (16 - 4.5) x share of experts | next to no score here |
 # | cache, b bits, group g | b + 24 / g a number | newest block waits, along channels |

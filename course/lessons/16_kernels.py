@@ -164,7 +164,7 @@ from helpers.layers.norm import rms_norm
 if kernels_run:
     for width in (1, 31, 32, 33):
         x, weight = torch.randn(3, width, device=machine), torch.randn(width, device=machine)
-        print(f"{width:2} numbers a row: {relative_rms(fused(x, weight), rms_norm(x, weight, 1e-6)):.0e} away")
+        print(f"{width:2} numbers per row: {relative_rms(fused(x, weight), rms_norm(x, weight, 1e-6)):.0e} away")
 
 # %% [markdown]
 # ### 3. Count the trips
@@ -227,7 +227,7 @@ if kernels_run:
 # %% [markdown]
 # ### 5. A matrix that is decoded on its way
 #
-# When a model writes one token, each weight is read for one multiplication. Store it in 8 bits with one scale a row,
+# When a model writes one token, each weight is read for one multiplication. Store it in 8 bits with one scale per row,
 # and decode it **in registers**: what travels is 8 bits. A decoded copy in memory would travel at full width again.
 
 
@@ -319,7 +319,7 @@ if kernels_run:
     for width in (16, 32, 64, 33):
         x, weight = torch.randn(3, width, device=machine), torch.randn(width, device=machine)
         away = relative_rms(fused(x, weight, norm_with_a_bug), rms_norm(x, weight, 1e-6))
-        print(f"{width:2} numbers a row: {away:.0e} away", "<- seen" if away > 1e-3 else "")
+        print(f"{width:2} numbers per row: {away:.0e} away", "<- seen" if away > 1e-3 else "")
 
 # %% [markdown]
 # Powers of two never see it. Every kernel of this course is tested at 1, 31, 33 and other sizes that no tile fits, in
@@ -474,7 +474,7 @@ print("What was expected stands in helpers/kernels/LOG.md, with its date.")
 for name, row in chips.items():
     tflops, memory, bend = (draw.in_words(ends) for ends in (row["tflops"], row["memory_tb_s"], ridge(row)))
     made = {"export": f"for export, rules of {row.get('rules')}", "home": "in China"}.get(row["made_for"], "")
-    print(f"{name:12} {tflops:>10} TFLOP/s {memory:>11} TB/s, ridge {bend:>10} FLOP a byte  {made}")
+    print(f"{name:12} {tflops:>10} TFLOP/s {memory:>11} TB/s, ridge {bend:>10} FLOP per byte  {made}")
 print(f"helpers/facts/hardware.toml names the sources; looked up on {chips['H20']['as_of']}")
 
 # %% [markdown]
@@ -487,7 +487,7 @@ from helpers.measure.dsa_work import SparseSizes, dense_decode, sparse_decode
 from helpers.planning.plan import published
 
 s, text = SparseSizes.of(published("deepseek_v32")), 131072
-pair = s.heads * (s.key + s.turned + s.value)  # numbers of a token's keys and values, and products of a pair
+pair = s.heads * (s.key + s.rope_dim + s.value)  # numbers of a token's keys and values, and products of a pair
 heads_of_their_own = Work(2 * pair * text, 2 * pair * text)
 
 
@@ -508,7 +508,7 @@ pairs = {
 tricks = {name: {chip: gain(*works, row) for chip, row in chips.items()} for name, works in pairs.items()}
 for name, by_chip in tricks.items():
     print(f"{name:28}", *(f"{chip} {draw.in_words(by_chip[chip]):12}" for chip in ("H100", "H800", "H20")))
-print(f"dense attention over latents does {dense_decode(s, text).intensity:.0f} operations a byte")
+print(f"dense attention over latents does {dense_decode(s, text).intensity:.0f} operations per byte")
 
 # %% [markdown]
 # Before you look at the picture: which marks will move to the left on the H20, and which to the right?
@@ -607,9 +607,9 @@ check.floor(floor)
 # %% [markdown]
 # ### 2. Core: four bits, decoded on the way (12 minutes, difficulty 2)
 #
-# Write the kernel: one program a row. `codes` has two of them in a byte, the **first in the lower half**, so a row has
-# `width // 2` bytes; a code of 8 stands for zero. `scale` has one number for every 32 columns. Add up decoded weight
-# times `x` over the row, and store it at `out + row`. `BLOCK` is a power of two that holds the width.
+# Write the kernel: one program per row. `codes` has two of them in a byte, the **first in the lower half**, so a row
+# has `width // 2` bytes; a code of 8 stands for zero. `scale` has one number for every 32 columns. Add up decoded
+# weight times `x` over the row, and store it at `out + row`. `BLOCK` is a power of two that holds the width.
 
 
 # %% tags=["exercise:int4", "points:2"]
@@ -640,7 +640,7 @@ check.int4(int4_row)
 # %% tags=["exercise:until", "points:2"]
 def pays_until(bits, tflops, tb_s):
     # BEGIN SOLUTION
-    ridge = tflops / tb_s  # FLOP a byte; a weight of 16 bits gives 2 FLOP a token for 2 bytes
+    ridge = tflops / tb_s  # FLOP per byte; a weight of 16 bits gives 2 FLOP per token for 2 bytes
     return ridge * bits / 16, ridge
     # END SOLUTION
 
@@ -716,8 +716,8 @@ check.tiles(gather_tiles)
 # |---|---|---|
 # | fused norm | read once, write once | 2 N D numbers |
 # | online softmax | total x exp(best - new) + Σ exp(part - new) | rows read twice, scores never stored |
-# | decoding in registers | code x scale, then times x | bits / 16 of the bytes, a few instructions a weight |
-# | gather attention | rows at chosen positions | k (C + R) numbers a query |
+# | decoding in registers | code x scale, then times x | bits / 16 of the bytes, a few instructions per weight |
+# | gather attention | rows at chosen positions | k (C + R) numbers per query |
 # | what a trick gains | max(F, B r) before / after, r the ridge | paper |
 
 # %% [markdown]
@@ -725,9 +725,9 @@ check.tiles(gather_tiles)
 #
 # - **DeepSeek** publishes kernels for this attention: FlashMLA (its README at github.com/deepseek-ai/FlashMLA, seen
 #   in November 2026) has separate ones for dense decoding, sparse decoding and sparse prefill.
-# - **DeepSeek-V3.2** and **GLM-5** choose 2,048 tokens a query; a row of their cache is 512 + 64 numbers, 1,152 bytes
+# - **DeepSeek-V3.2** and **GLM-5** choose 2,048 tokens per query; a row of their cache is 512 + 64 numbers, 1,152 bytes
 #   in 16 bits.
-# - A surprise: DeepSeek-V3.2 decodes with 128 heads, so that its dense attention does 242 operations a byte, left of
+# - A surprise: DeepSeek-V3.2 decodes with 128 heads, so that its dense attention does 242 operations per byte, left of
 #   an H100's ridge and far right of an H20's: one model, two bottlenecks.
 # - **Kimi K2.5** stores its experts in 4 bits with a scale for 32 weights, the format of exercise 2.
 #

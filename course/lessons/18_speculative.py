@@ -77,7 +77,7 @@ for n, word in enumerate(words):
 # ## Predict
 #
 # Further down DeepSeek-V3's architecture in small writes names of countries and months. A dense model that learned the
-# same facts, with half as many parameters, guesses four tokens a pass.
+# same facts, with half as many parameters, guesses four tokens per pass.
 
 # %%
 from helpers import zoo
@@ -90,7 +90,7 @@ for name in ("tiny-deepseek-v3", "tiny-dense-active"):
 
 # %% [markdown]
 # **How many tokens does a pass of the target give?** At least 1, at most 5. And **how many times as fast is that on
-# your machine**, beside one token a pass?
+# your machine**, beside one token per pass?
 
 # %% tags=["predict:all"]
 tokens_each_pass = ...
@@ -99,7 +99,7 @@ times_as_fast = ...
 tokens_each_pass = 3
 times_as_fast = 2
 # END SOLUTION
-check.predict("18.tokens", tokens_each_pass, unit="tokens a pass")
+check.predict("18.tokens", tokens_each_pass, unit="tokens per pass")
 check.predict("18.speed", times_as_fast, unit="times as fast")
 
 # %% [markdown]
@@ -191,13 +191,13 @@ for row in range(rows):
 # that is this token stays, any other goes, and what is left of `p` is that token.
 
 # %%
-from helpers.decoding.sampling import chances
+from helpers.decoding.sampling import probabilities
 from helpers.decoding.speculative import certain
 
 logits = torch.tensor([[[2.0, 1.0, 0.0, 0.0], [0.0, 3.0, 1.0, 0.0], [0.0, 0.0, 0.0, 5.0]]])  # mat, sofa, moon
 for guess in ([0, 1], [0, 2], [3, 1]):
     guess = torch.tensor([guess])
-    count, own = accept(guess, certain(guess, 4), chances(logits, temperature=0))
+    count, own = accept(guess, certain(guess, 4), probabilities(logits, temperature=0))
     print(f"guessed {[words[t] for t in guess[0]]}: {int(count)} stay, then {words[own[0]]}")
 
 # %% [markdown]
@@ -233,7 +233,7 @@ new = 12 if scale == "smoke" else 48
 with torch.no_grad():
     text, passes = speculate_naively(python, code, 4, new)
 plain = generate(python, torch.tensor([code]), new)[0].tolist()
-print(f"{new} tokens in {passes} passes; the same as one token a pass: {text == plain}")
+print(f"{new} tokens in {passes} passes; the same as one token per pass: {text == plain}")
 print(python_tokenizer.decode(text))
 
 # %% [markdown]
@@ -308,7 +308,9 @@ heads, key, value = (config[f"linear_{part}"] for part in ("num_value_heads", "k
 layers = config["num_hidden_layers"] * 3 // 4  # every fourth one has keys and values
 state, note = layers * heads * key * value * 4, layers * heads * (key + value + 2) * 4
 print(f"{layers} layers with states: {format_bytes(state)} for each token's state,")
-print(f"{format_bytes(note)} for what it writes: a key, a value and two numbers a head, {state / note:.0f} times less")
+print(
+    f"{format_bytes(note)} for what it writes: a key, a value and two numbers per head, {state / note:.0f} times less"
+)
 
 # %% [markdown]
 # DeepSeek-V4's windows and half-finished entries go back the same way; latents and the indexer's keys are slots.
@@ -424,7 +426,7 @@ for name, draft in drafts.items():
     runs = written_by(draft)
     stay, guessed = sum(run.accepted for run in runs), sum(run.drafted for run in runs)
     told[name] = new * len(runs) / sum(run.passes for run in runs)
-    print(f"{name:16} {stay:3} of {guessed:3} guesses stay ({stay / guessed:.0%}), {told[name]:.2f} tokens a pass")
+    print(f"{name:16} {stay:3} of {guessed:3} guesses stay ({stay / guessed:.0%}), {told[name]:.2f} tokens per pass")
 check.reveal("18.tokens", machine=told["small model, 4"])
 
 # %% [markdown]
@@ -459,11 +461,14 @@ cases["Python, lookup, 8"] = python, torch.tensor([code]), NGram(8)
 pairs, spent = {}, {name: [] for name in cases}
 for name, (target, ids, draft) in cases.items():
     plain = lambda: generate(target, ids, new)  # noqa: B023, E731
-    pairs[name] = pair = measure_pair(plain, lambda: with_guesses(target, ids, draft, spent[name]), repeats=3)  # noqa: B023
-    print(f"{name:18} {pair.ratio:.2f} times as fast as one token a pass ({pair.ratio_q1:.2f} to {pair.ratio_q3:.2f})")
+    guessed = lambda: with_guesses(target, ids, draft, spent[name])  # noqa: B023, E731
+    pairs[name] = pair = measure_pair(plain, guessed, repeats=3)
+    print(
+        f"{name:18} {pair.ratio:.2f} times as fast as one token per pass ({pair.ratio_q1:.2f} to {pair.ratio_q3:.2f})"
+    )
 
 # %% [markdown]
-# Beside your numbers the recorded ones, with more texts and several k: tokens a pass, and times as fast by the CPU's
+# Beside your numbers the recorded ones, with more texts and several k: tokens per pass, and times as fast by the CPU's
 # time.
 
 # %%
@@ -473,13 +478,13 @@ for place, record in recorded("speculative").items():
     print(f"{place}, {record.machine['name']}, recorded {record.date}")
     for plainly, guessing in zip(record.measurements[::2], record.measurements[1::2], strict=True):
         _, tokens, passes, guessed, stay = guessing.shape
-        print(f"  {guessing.label:32} {tokens / passes:.2f} tokens a pass, {stay / guessed:.0%} stay, ", end="")
+        print(f"  {guessing.label:32} {tokens / passes:.2f} tokens per pass, {stay / guessed:.0%} stay, ", end="")
         print(f"{plainly.median_s / guessing.median_s:.2f} times as fast")
 
 # %% [markdown]
-# Read yours as it falls. In the run recorded on a CPU the small model gives more than three tokens a pass, **and is
+# Read yours as it falls. In the run recorded on a CPU the small model gives more than three tokens per pass, **and is
 # slower than no draft at all**; so is MTP. Prompt lookup, the worst guesser of the three, comes out about even, and on
-# repetitive code it wins clearly. Tokens a pass are not yet time.
+# repetitive code it wins clearly. Tokens per pass are not yet time.
 
 # %% [markdown]
 # ### Where the time goes
@@ -517,7 +522,7 @@ for name, draft in drafts.items():
     cost = sum(spent[name]) / len(spent[name]) / (pairs[name].a.median_s / new)  # of k tokens, in plain ones
     tokens = new / speculate(model, prompts[0], draft, new).passes
     by_formula[name] = tokens / (wide[draft.k] + cost)
-    print(f"{name:16} {tokens:.2f} tokens a pass, its guesses cost {cost:.2f} passes: the formula says ", end="")
+    print(f"{name:16} {tokens:.2f} tokens per pass, its guesses cost {cost:.2f} passes: the formula says ", end="")
     print(f"{by_formula[name]:.2f} times as fast, the machine {pairs[name].ratio:.2f}")
 check.reveal("18.speed", machine=pairs["small model, 4"].ratio, formula=by_formula["small model, 4"])
 
@@ -545,7 +550,7 @@ blocks = published("deepseek_v3")["num_hidden_layers"]
 for share in row["accepted"]:
     says = speed_up([share], wide_pass=1.0, draft=1 / blocks)
     print(f"{share:.0%} stay: {says:.2f} times as fast, if a pass over two tokens costs one")
-print(f"the lab states {row['times_as_fast']} times the tokens a second ({row['source'].split(',')[0]})")
+print(f"the lab states {row['times_as_fast']} times the tokens per second ({row['source'].split(',')[0]})")
 
 # %% [markdown]
 # A guess costs one block beside 61 and not one beside three: that is the difference. What is stated lies a little
@@ -560,7 +565,7 @@ print(f"the lab states {row['times_as_fast']} times the tokens a second ({row['s
 
 # %%
 chip = next(row for row in table("hardware") if row["chip"] == "H100")
-ridge = chip["tflops"][0] / chip["memory_tb_s"][0]  # two bytes a weight, two FLOP a weight and token
+ridge = chip["tflops"][0] / chip["memory_tb_s"][0]  # two bytes per weight, two FLOP per weight and token
 k, stay = 4, 0.7
 print(f"H100: {ridge:.0f} tokens; {k} guesses of which {stay:.0%} stay, a draft of 2 % of a pass")
 for batch in (1, 16, 64, 128, 256, 1024):
@@ -588,7 +593,7 @@ for place, record in recorded("roofline").items():
 batches = (1, 16) if scale == "smoke" else (1, 4, 16, 64, 128)
 for rows in batches:
     cost = measure_pair(a_pass(python, 5, rows), a_pass(python, 1, rows), repeats=3).ratio
-    print(f"batch {rows:3}: a pass over 5 tokens a row costs {cost:.2f} passes over 1")
+    print(f"batch {rows:3}: a pass over 5 tokens per row costs {cost:.2f} passes over 1")
 
 # %% [markdown]
 # ### Acceptance by temperature
@@ -795,7 +800,7 @@ check.batch(largest_batch)
 # %% [markdown]
 # <details><summary>What a good answer has in it</summary>
 #
-# Gained: more guesses stay, so more tokens a pass. Lost: the distribution is no longer the target's; among its three
+# Gained: more guesses stay, so more tokens per pass. Lost: the distribution is no longer the target's; among its three
 # best the **draft** decides, and so the text drifts to what the small model would say, most of all where the two
 # differ, which is where the large one is worth its price. The loss is silent: single words look fine.
 #
@@ -813,7 +818,7 @@ check.batch(largest_batch)
 # 1. A guess stays with chance min(1, p/q); after a refusal the token comes from max(p - q, 0), and the whole is p.
 # 2. Drawing from p after a refusal is the classic bug: it favours what the draft likes, and a chi-square test sees it.
 # 3. A pass gives the guesses up to the first refusal and one token of the model's own.
-# 4. Slots of a cache are cut; states and windows go back to a checkpoint and sum up again.
+# 4. Buffers of a cache are cut; states and windows go back to a checkpoint and sum up again.
 # 5. It pays when guesses are cheap and passes are not yet full: a small part of a large model, few readers, texts
 #    that repeat.
 #
@@ -823,7 +828,7 @@ check.batch(largest_batch)
 # | tokens of a pass | 1 + a + a² + ... + aᵏ | a pass over k + 1 tokens |
 # | times as fast | tokens of a pass / (w + k c) | w: the wide pass, c: a guess |
 # | going back, slots | cut the length | nothing |
-# | going back, a state | write the first n again | K + V + 2 numbers a head and token |
+# | going back, a state | write the first n again | K + V + 2 numbers per head and token |
 # | a full chip | batch x (k + 1) tokens above the ridge | every refused guess |
 
 # %% [markdown]

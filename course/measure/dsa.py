@@ -106,7 +106,7 @@ def sparse_layer_case(
     s = SparseSizes.of(layer)
     work = kernels_work(s, 1, length + 1, dtype.itemsize) + layer_work(ours, dtype.itemsize)
     made = made_flops(s, length + 1)
-    moved = 3 * dtype.itemsize * (length + 1) * s.heads * (s.key + s.turned + s.value)  # made, written, read
+    moved = 3 * dtype.itemsize * (length + 1) * s.heads * (s.key + s.rope_dim + s.value)  # made, written, read
     slow = Way("transformers", [their_step(theirs, x, remembered)], work + Work(made, moved), graph=False)
     fast = Way("ours", [kernel_step(ours, x, remembered)], work)
     # in 16 bits the two round the index scores differently, and may differ in which token comes in last
@@ -142,7 +142,7 @@ def models(
 def memory(
     length: int, device: torch.device, sizes: dict[str, int] = SIZES, dtype: torch.dtype = torch.float32
 ) -> list[torch.Tensor]:
-    """A latent, a turned key and an index key for each token of a text."""
+    """A latent, a RoPE key and an index key for each token of a text."""
     widths = (sizes["kv_lora_rank"], sizes["qk_rope_head_dim"], sizes["index_head_dim"])
     return [torch.randn(1, length, width, device=device, dtype=dtype) for width in widths]
 
@@ -156,8 +156,8 @@ def their_step(model: nn.Module, x: torch.Tensor, remembered: list[torch.Tensor]
         DynamicCache(config=model.config),
         model.model.layers[0].self_attn,
     )
-    latent, key_turned, index_key = remembered
-    cache.update(latent[:, None], halves_apart(key_turned)[:, None], 0)
+    latent, k_rope, index_key = remembered
+    cache.update(latent[:, None], halves_apart(k_rope)[:, None], 0)
     cache.update_indexer(halves_apart(index_key, model.config.qk_rope_head_dim), 0)
     entry = cache.layers[0]
     held = entry.keys, entry.values, entry.indexer_keys
@@ -180,9 +180,9 @@ def our_step(
 ) -> Call:
     """Our layer reads ``x`` after the text, each time to the same slot. ``attention`` None: as it is written."""
     length, attention = remembered[0].shape[1], attention or model.blocks[0].attention
-    latent, key_turned, index_key = remembered
+    latent, k_rope, index_key = remembered
     before = torch.arange(length, device=x.device)[None]
-    cache.latents.write(latent, key_turned, before)
+    cache.latents.write(latent, k_rope, before)
     cache.index_keys.write(index_key, before)
     position = torch.tensor([[length]], device=x.device)
     rotary = model.rotary(position, x.dtype)

@@ -15,14 +15,14 @@ from course.measure.versus import Way, copies, dtype_of, roof_of, rounded, versu
 from helpers.compare import assert_close
 from helpers.kernels.attention import index_scores, mla_decode, sparse_attention, top_k
 from helpers.layers import dsa, mla
-from helpers.layers.attention import visible
+from helpers.layers.attention import causal_mask
 from helpers.measure import Measurement, Work
 from helpers.measure.dsa_work import SparseSizes
 
 V32 = SparseSizes(128, 512, 64, 128, 128, 64, 128, 2048)  # DeepSeek-V3.2, helpers/facts/configs
 GLM5_SIZES = SparseSizes(64, 512, 64, 192, 256, 32, 128, 2048)
 CONTEXT = 2**17
-QUERIES_A_BLOCK = 2048  # of a prompt: their scores are what is held at once
+QUERIES_PER_BLOCK = 2048  # of a prompt: their scores are what is held at once
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,18 @@ class Texts:
         s, dtype = sizes, dtype_of(device)
         randn = partial(torch.randn, device=device, dtype=dtype)
         self.sizes, self.tokens, self.queries = s, tokens, queries
-        self.query, self.turned = randn(batch, queries, s.heads, s.key), randn(batch, queries, s.heads, s.turned)
-        self.latent, self.key = randn(batch, tokens, s.latent), randn(batch, tokens, s.turned)
-        self.up_key = randn(s.heads, s.key, s.latent) * s.key**-0.5
-        self.up_value = randn(s.heads, s.value, s.latent) * s.latent**-0.5
+        self.query, self.turned = randn(batch, queries, s.heads, s.key), randn(batch, queries, s.heads, s.rope_dim)
+        self.latent, self.key = randn(batch, tokens, s.latent), randn(batch, tokens, s.rope_dim)
+        self.w_uk = randn(s.heads, s.key, s.latent) * s.key**-0.5
+        self.w_uv = randn(s.heads, s.value, s.latent) * s.latent**-0.5
         self.index_query = randn(batch, queries, s.index_heads, s.index_width)
         self.index_key, self.weights = randn(batch, tokens, s.index_width), randn(batch, queries, s.index_heads)
-        self.scale = (s.key + s.turned) ** -0.5
+        self.scale = (s.key + s.rope_dim) ** -0.5
 
     def dense(self, attend: Callable) -> torch.Tensor:
         """Every query reads every latent."""
         mask = torch.ones(len(self.query), self.queries, self.tokens, dtype=torch.bool, device=self.query.device)
-        cached = self.latent, self.key, self.up_key, self.up_value
+        cached = self.latent, self.key, self.w_uk, self.w_uv
         return attend(self.query, self.turned, *cached, mask, self.scale)
 
     def sparse(self, steps: Kernels, first: int = 0, last: int | None = None) -> torch.Tensor:
@@ -70,9 +70,9 @@ class Texts:
         scores = steps.scores(asks, index_key, weights)
         if last - first > 1:
             positions = torch.arange(seen - (last - first), seen, device=query.device)[None]
-            scores = scores.masked_fill_(~visible(positions, seen), float("-inf"))
+            scores = scores.masked_fill_(~causal_mask(positions, seen), float("-inf"))
         chosen = steps.select(scores, self.sizes.k)
-        return steps.attend(query, turned, latent, key, self.up_key, self.up_value, chosen, self.scale)
+        return steps.attend(query, turned, latent, key, self.w_uk, self.w_uv, chosen, self.scale)
 
     def prompt(self, steps: Kernels, block: int) -> torch.Tensor:
         """All queries, a block at a time."""
@@ -89,9 +89,9 @@ def latent_decode_case(
     """One new token over 128k latents, dense: our kernel beside the readable form; the share of the roofline."""
     for s in sizes:
         for batch in batches:
-            cache_bytes = batch * tokens * (s.latent + s.turned) * dtype_of(device).itemsize
+            cache_bytes = batch * tokens * (s.latent + s.rope_dim) * dtype_of(device).itemsize
             texts = [Texts(s, batch, tokens, 1, device) for _ in range(copies(cache_bytes, device))]
-            work = mla_decode.cost(batch, tokens, s.heads, s.latent, s.turned, dtype_of(device).itemsize)
+            work = mla_decode.cost(batch, tokens, s.heads, s.latent, s.rope_dim, dtype_of(device).itemsize)
             slow, fast = (
                 Way(f"{label}, {s.heads} heads, batch {batch}", [partial(text.dense, way) for text in texts], work)
                 for label, way in (("readable", mla.absorbed), ("ours", mla_decode.absorbed))
@@ -116,7 +116,7 @@ def index_scores_case(
 def kernels_work(s: SparseSizes, batch: int, tokens: int, number_bytes: int, packed: bool = False) -> Work:
     """Index scores, the choice, and attention over the chosen, of one token of each text. Packed: keys of 8 bits."""
     index = index_scores.cost(batch, 1, tokens, s.index_heads, s.index_width, number_bytes, packed)
-    read = sparse_attention.cost(batch, min(s.k, tokens), s.heads, s.latent, s.turned, number_bytes)
+    read = sparse_attention.cost(batch, min(s.k, tokens), s.heads, s.latent, s.rope_dim, number_bytes)
     return index + top_k.cost(batch, tokens, s.k) + read
 
 
@@ -131,7 +131,7 @@ def sparse_decode_case(
     for s in sizes:
         text, size = Texts(s, batch, tokens, 1, device), dtype_of(device).itemsize
         agree(text, device)
-        dense = mla_decode.cost(batch, tokens, s.heads, s.latent, s.turned, size)
+        dense = mla_decode.cost(batch, tokens, s.heads, s.latent, s.rope_dim, size)
         slow = Way(f"dense, {s.heads} heads", [partial(text.dense, mla_decode.absorbed)], dense)
         fast = Way(f"sparse, {s.heads} heads", [partial(text.sparse, OURS)], kernels_work(s, batch, tokens, size))
         yield from versus(slow, fast, [batch, tokens, s.heads], device, None, roof_of(device))
@@ -163,13 +163,13 @@ def sparse_prompt_case(
     device: torch.device,
     s: SparseSizes = GLM5_SIZES,
     lengths: tuple[int, ...] = (8192, 32768, 131072),
-    block: int = QUERIES_A_BLOCK,
+    block: int = QUERIES_PER_BLOCK,
 ) -> Iterator[Measurement]:
     """A prompt of 8k, 32k and 128k tokens through one layer's attention: sparse by our kernels beside torch's dense."""
     for length in lengths:
         text = Texts(s, 1, length, length, device)
         agree(text, device, first=length - min(32, length))
-        wide = (1, s.heads, length, s.key + s.turned), (1, s.heads, length, s.value)
+        wide = (1, s.heads, length, s.key + s.rope_dim), (1, s.heads, length, s.value)
         heads = [torch.randn(*size, device=device, dtype=dtype_of(device)) for size in (wide[0], *wide)]
         dense = partial(functional.scaled_dot_product_attention, *heads[:2], heads[2], is_causal=True)
         slow = Way(f"dense, {length}", [dense], dense_prompt(s, length), graph=False)
@@ -179,12 +179,12 @@ def sparse_prompt_case(
 
 def dense_prompt(s: SparseSizes, length: int, number_bytes: int = 2) -> Work:
     """Keys and values of every head, made already; half of all pairs. The best form for many queries."""
-    numbers = length * s.heads * 2 * (s.key + s.turned + s.value)
-    return Work(length * (length + 1) * s.heads * (s.key + s.turned + s.value), numbers * number_bytes)
+    numbers = length * s.heads * 2 * (s.key + s.rope_dim + s.value)
+    return Work(length * (length + 1) * s.heads * (s.key + s.rope_dim + s.value), numbers * number_bytes)
 
 
 def sparse_prompt(s: SparseSizes, length: int, number_bytes: int = 2) -> Work:
     """Index scores of half of all pairs, attention of each query over its k; scores written and read once."""
     index = index_scores.cost(1, length, length, s.index_heads, s.index_width, number_bytes) * 0.5
     choice = top_k.cost(length, length, s.k) * 0.5
-    return index + choice + sparse_attention.cost(length, min(s.k, length), s.heads, s.latent, s.turned, number_bytes)
+    return index + choice + sparse_attention.cost(length, min(s.k, length), s.heads, s.latent, s.rope_dim, number_bytes)

@@ -5,8 +5,8 @@ the fastest one stands against ours, interleaved. Its `batched_mm` copies every 
 for a prompt of 512 tokens, so it takes part with one token only. Beside both a dense layer as wide as the experts that
 one token uses.
 
-On a GPU: one token (`experts-one-token`), a prompt (`experts-prompt`) and four bits a weight (`experts-four-bits`), by
-our kernels beside transformers' ``eager`` and ``grouped_mm``. ``eager`` asks the GPU for numbers on its way, so it
+On a GPU: one token (`experts-one-token`), a prompt (`experts-prompt`) and four bits per weight (`experts-four-bits`),
+by our kernels beside transformers' ``eager`` and ``grouped_mm``. ``eager`` asks the GPU for numbers on its way, so it
 cannot be captured and runs as it is; ``grouped_mm`` is captured where it lets itself be. One token takes ours a handful
 of launches of a few microseconds each, so ours stands there twice: in a graph, and as it is asked for.
 """
@@ -186,9 +186,9 @@ def four_bits_case(device: torch.device, size: Size = QWEN, tokens: tuple[int, .
             Way(
                 f"{label}, {count}",
                 [partial(experts.dispatched, x, *routing, stacks) for x, routing in asked],
-                experts.cost(count, size.width, size.hidden, size.chosen, touched, bits_a_weight),
+                experts.cost(count, size.width, size.hidden, size.chosen, touched, bits_per_weight),
             )
-            for label, stacks, bits_a_weight in (("16 bits", plain, 16), (BITS_4, packed, bits))
+            for label, stacks, bits_per_weight in (("16 bits", plain, 16), (BITS_4, packed, bits))
         )
         yield from versus(slow, fast, [count, size.width], device, rounded(device, size.chosen), roof_of(device))
 

@@ -62,6 +62,6 @@ def their_way(prompt: torch.Tensor, new: int) -> Callable[[], torch.Tensor]:
 
 
 def work_of(model: nn.Module, new: int) -> Work:
-    """Every weight read once a call and used once a token; attention itself is left out, a few percent here."""
+    """Every weight read once per call and used once per token; attention itself is left out, a few percent here."""
     count = sum(weight.numel() for weight in model.parameters())
     return weights_work(count, NUMBER_BYTES * count, tokens=PROMPT + new - 1, passes=new)

@@ -1,4 +1,4 @@
-"""The case `quantised-model`: whole models in every format: bytes, tokens a second, and what they can still do.
+"""The case `quantised-model`: whole models in every format: bytes, tokens per second, and what they can still do.
 
 Three models of the zoo are packed by one call each. What they can do is asked with float32 arithmetic on the packed
 weights, so that nothing but the format counts: bits per byte of held-out Python (tiny-qwen3), facts said by heart
@@ -48,7 +48,7 @@ Ask = Callable[[nn.Module], dict[str, float]]
 def quantised_case(
     device: torch.device, models: Sequence[str] | None = None, names: Sequence[str] = NAMES
 ) -> Iterator[Measurement]:
-    """Whole models in every format: bytes, tokens a second, bits per byte or right answers."""
+    """Whole models in every format: bytes, tokens per second, bits per byte or right answers."""
     if device.type != "cpu":
         raise ValueError(f"the case quantised-model times the kernels of a CPU, and was asked for {device.type}")
     for name in MODELS if models is None else models:
@@ -65,7 +65,7 @@ def of_model(name: str, plain: nn.Module, ask: Ask | None, names: Sequence[str])
         packed = in_format(written, form)
         scores = held(packed) | ({} if ask is None else ask(in_format(plain, form)))
         pair = measure_pair(*(partial(write, model) for model in (written, packed)), repeats=REPEATS)
-        scores |= {"tokens a second": NEW / pair.b.median_s, "times plain": pair.ratio}
+        scores |= {"tokens per second": NEW / pair.b.median_s, "times plain": pair.ratio}
         known = ", ".join(f"{value:.3g} {what}" for what, value in scores.items() if what != "times plain")
         print(summary(f"{name} in {form}", "plain", pair, known), file=sys.stderr)
         rate = Rate(work(packed, scores["bytes held"]), pair.b)
@@ -98,11 +98,11 @@ def held(model: nn.Module) -> dict[str, float]:
     """Bytes in memory as the kernels want them, and bits for each number of the model."""
     parts = held_by_part(model).values()
     size = sum(part.bytes for part in parts)
-    return {"bytes held": float(size), "bits a number": 8 * size / sum(part.numbers for part in parts)}
+    return {"bytes held": float(size), "bits per number": 8 * size / sum(part.numbers for part in parts)}
 
 
 def work(model: nn.Module, size: float) -> Work:
-    """Everything held is read once a call, and used once a token."""
+    """Everything held is read once per call, and used once per token."""
     count = sum(part.numbers for part in held_by_part(model).values())
     return weights_work(count, size, tokens=PROMPT + NEW - 1, passes=NEW)
 

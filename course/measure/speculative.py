@@ -27,7 +27,7 @@ PYTHON = (
     "import os\n\n\nclass Path:\n    def __init__(self,",
 )
 TARGETS = {"tiny-deepseek-v3": FACTS, "tiny-qwen3": PYTHON}
-NEW, REPEATS, NUMBER_BYTES = 64, 9, 4  # tokens a text; rounds by turns; float32
+NEW, REPEATS, NUMBER_BYTES = 64, 9, 4  # tokens per text; rounds by turns; float32
 
 
 def speculative_case(device: torch.device, new: int = NEW) -> Iterator[Measurement]:
@@ -84,12 +84,12 @@ def counts(run: Speculated) -> tuple[int, int, int]:
 
 
 def work(model: nn.Module, passes: int, tokens: int) -> Work:
-    """The target's, not the draft's: every weight read once a pass, and used once a token, refused guesses too."""
+    """The target's, not the draft's: every weight read once per pass, and used once per token, refused guesses too."""
     count = sum(weight.numel() for weight in model.parameters())
     return weights_work(count, NUMBER_BYTES * count, tokens, passes)
 
 
 def worth(runs: list[Speculated], new: int) -> str:
-    """What the guesses were worth: tokens a pass, and the share of guesses that stayed."""
+    """What the guesses were worth: tokens per pass, and the share of guesses that stayed."""
     passes, guessed, stay = (sum(part) for part in zip(*map(counts, runs), strict=True))
-    return f"{new * len(runs) / passes:.2f} tokens a pass, {stay / guessed:.0%} stay"
+    return f"{new * len(runs) / passes:.2f} tokens per pass, {stay / guessed:.0%} stay"

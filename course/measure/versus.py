@@ -70,7 +70,7 @@ def rounded(device: torch.device, terms: int = 2) -> float:
 
 @functools.cache
 def ceilings(device: torch.device) -> tuple[Measurement, Measurement]:
-    """A large copy and a large product of 16-bit numbers, measured once a run: the roof of every line after them."""
+    """A large copy and a large product of 16-bit numbers, measured once per run: the roof of every line after them."""
     small = device.type != "cuda"
     copy = bandwidth(device, CPU_ARRAY_BYTES if small else None, repeats=REPEATS)["copy"]
     product = matmul_rate(device, dtype_of(device), CPU_SIDE if small else None, repeats=REPEATS)

@@ -54,7 +54,7 @@ class Line:
     padding: str
     max_error: float
     rms_error: float
-    kl: float  # nats a token, of ours from the reference
+    kl: float  # nats per token, of ours from the reference
     top1: float  # share of positions with the same most likely token
     logit_rms: float  # how large the numbers are that the error is an error of
     rounding: float  # root mean square of transformers' own difference between this dtype and float32

@@ -119,7 +119,7 @@ class Family(NamedTuple):
     config: type  # a dataclass of sizes and flags
     from_hf: Callable[[dict], object]  # config.json -> our config
     to_hf: Callable[[object], dict]  # and back
-    published_name: Callable[[str], str]  # our parameter -> the checkpoint's tensor; with {e}, one tensor an expert
+    published_name: Callable[[str], str]  # our parameter -> the checkpoint's tensor; with {e}, one tensor per expert
     fit: Callable[[object, Collection[str]], object] = _as_it_is  # a config -> that of the tensors that are there
     unused: Callable[[object, Collection[str]], tuple[str, ...]] = _all_used  # how the names begin that are not read
     copies: Callable[[object], dict[str, str]] = _no_copies  # tensors that the files hold twice -> our parameter

@@ -37,7 +37,7 @@ DTYPES = {
     "F8_E8M0": torch.float8_e8m0fnu,
     "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F4": torch.float4_e2m1fn_x2,  # two numbers a byte: torch's last axis is half as long as the file's
+    "F4": torch.float4_e2m1fn_x2,  # two numbers per byte: torch's last axis is half as long as the file's
     "C64": torch.complex64,
     "I64": torch.int64,
     "I32": torch.int32,
@@ -176,7 +176,7 @@ def _size_trouble(entry: Entry) -> str:
     if _overflows(shape):
         return f"has the shape {brief(shape)}, more numbers than 64 bits can count"
     if entry.dtype == "F4" and (not shape or shape[-1] % 2):
-        return f"is F4, two numbers a byte, and its shape {brief(shape)} does not end in an even size"
+        return f"is F4, two numbers per byte, and its shape {brief(shape)} does not end in an even size"
     bits = 4 if entry.dtype == "F4" else 8 * DTYPES[entry.dtype].itemsize
     size = math.prod(shape) * bits // 8
     if size != entry.end - entry.begin:

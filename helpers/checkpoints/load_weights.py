@@ -1,6 +1,6 @@
 """From files to a model: every tensor goes to its parameter, and every name is used or explained.
 
-One parameter may be many tensors: a published name with ``{e}`` stands for one tensor an expert, and ours stacks them.
+One parameter may be many tensors: a published name with ``{e}`` stands for one tensor per expert, and ours stacks them.
 One tensor may be two parameters: some files hold all experts in one, the gate's rows before those of ``up``.
 """
 

@@ -3,7 +3,7 @@
 Which tensors belong together is told by config.json's ``quantization_config`` and by their names:
 
     fp8                  x.weight (F8_E4M3) and x.weight_scale_inv or x.scale; experts of DeepSeek-V4: x.weight (I8, two
-                         FP4 numbers a byte) and x.scale
+                         FP4 numbers per byte) and x.scale
     compressed-tensors   x.weight_packed (I32, eight numbers each), x.weight_scale and x.weight_shape
 
 Both become x.weight. What has no scale beside it was not packed, such as norms and routers.

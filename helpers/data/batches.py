@@ -22,7 +22,7 @@ class Batches:
     seed: int
 
     def __getitem__(self, step: int) -> Int[Tensor, "B T_and_1"]:
-        """``length`` + 1 tokens a row: the first ``length`` are read, the last ``length`` are predicted."""
+        """``length`` + 1 tokens per row: the first ``length`` are read, the last ``length`` are predicted."""
         epoch, place = divmod(step, self.steps_per_pass)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         shift = torch.randint(self.length, (1,), generator=generator)

@@ -36,7 +36,7 @@ def acceptance_by_depth(
     return (reached[1:] / reached[:-1]).tolist()
 
 
-def tokens_a_pass(chances: Sequence[float]) -> float:
+def tokens_per_pass(chances: Sequence[float]) -> float:
     """Tokens that one pass of the model gives: its own, and each guess if it and all before it are right.
 
     ``chances`` are those of ``acceptance_by_depth``. With p for all n of them: (1 - p^(n + 1)) / (1 - p).
@@ -51,9 +51,9 @@ def tokens_a_pass(chances: Sequence[float]) -> float:
 
 
 def speed_up(chances: Sequence[float], wide_pass: float, draft: float) -> float:
-    """How many times as fast as one token a pass; below 1 drafting is a loss.
+    """How many times as fast as one token per pass; below 1 drafting is a loss.
 
     ``wide_pass`` is the cost of a pass over the newest token and all guesses, ``draft`` that of one guess, both in
     passes over a single token. Built in lesson 11.
     """
-    return tokens_a_pass(chances) / (wide_pass + len(chances) * draft)
+    return tokens_per_pass(chances) / (wide_pass + len(chances) * draft)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from helpers.decoding.sampling import chances, drawn
+from helpers.decoding.sampling import probabilities, sample_from
 from helpers.layers.kv_cache import Cache
 from helpers.layers.ragged import padded
 from helpers.models.deepseek_v3 import DeepSeekV3
@@ -27,7 +27,7 @@ class Guess(NamedTuple):
     """Tokens that may come next, and what each was drawn from; None where nothing was left to chance."""
 
     tokens: Int[Tensor, "B k"]
-    chances: Float[Tensor, "B k vocab"] | None = None
+    probs: Float[Tensor, "B k vocab"] | None = None
 
 
 class NGram:
@@ -45,7 +45,7 @@ class NGram:
         """Nothing: the text is all it knows."""
 
     def guess(self, texts: Texts, k: int, temperature: float = 0.0, generator: torch.Generator | None = None) -> Guess:
-        """Up to ``k`` tokens a row, certain of them at every ``temperature``."""
+        """Up to ``k`` tokens per row, certain of them at every ``temperature``."""
         found = [followers(text, self.longest)[:k] for text in texts]
         wide = max(map(len, found))
         rows = [own + text[-1:] * (wide - len(own)) for own, text in zip(found, texts, strict=True)]
@@ -63,7 +63,7 @@ def followers(text: list[int], longest: int) -> list[int]:
 
 
 class SmallModel:
-    """``model``, with the same vocabulary and far fewer operations a token, writes ``k`` tokens ahead.
+    """``model``, with the same vocabulary and far fewer operations per token, writes ``k`` tokens ahead.
 
     Above temperature 0 it draws, and says from what. Source: Leviathan et al., "Fast Inference from Transformers via
     Speculative Decoding", 2023 (arXiv 2211.17192). Built in lesson 18.
@@ -166,8 +166,8 @@ def _write_ahead(
     for n in range(k):
         if n:
             logits = go_on(tokens[-1][:, None])
-        drawn_from.append(chances(logits[:, -1], temperature))
-        tokens.append(drawn(drawn_from[-1], generator))
+        drawn_from.append(probabilities(logits[:, -1], temperature))
+        tokens.append(sample_from(drawn_from[-1], generator))
     return Guess(torch.stack(tokens, dim=1), torch.stack(drawn_from, dim=1))
 
 

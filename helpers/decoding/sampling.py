@@ -18,7 +18,7 @@ Whole = int | numpy.integer
 DIVIDES_SAFELY = (1e-4, 1e30)  # temperatures by which float32 logits can be divided without leaving float32's range
 
 
-def choose(
+def sample(
     logits: Float[Tensor, "B vocab"],
     temperature: float,
     generator: torch.Generator | None = None,
@@ -26,20 +26,20 @@ def choose(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Int[Tensor, "B"]:
-    """One token per row: the most likely one at temperature 0, else a draw from ``chances``."""
+    """One token per row: the most likely one at temperature 0, else a draw from ``probabilities``."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    return drawn(chances(logits, temperature, top_k, top_p, min_p), generator)
+    return sample_from(probabilities(logits, temperature, top_k, top_p, min_p), generator)
 
 
-def chances(
+def probabilities(
     logits: Float[Tensor, "*B vocab"],
     temperature: float,
     top_k: Whole | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Float[Tensor, "*B vocab"]:
-    """The probabilities that ``choose`` draws from; at temperature 0 the most likely token is certain.
+    """The probabilities that ``sample`` draws from; at temperature 0 the most likely token is certain.
 
     None leaves a filter out. So do 0 for ``top_k`` and ``min_p``, and 1 for ``top_p``.
     """
@@ -55,9 +55,9 @@ def chances(
     return scores.softmax(dim=-1)
 
 
-def drawn(chances: Float[Tensor, "B vocab"], generator: torch.Generator | None = None) -> Int[Tensor, "B"]:
+def sample_from(probs: Float[Tensor, "B vocab"], generator: torch.Generator | None = None) -> Int[Tensor, "B"]:
     """One token per row."""
-    return torch.multinomial(chances, 1, generator=generator)[:, 0]
+    return torch.multinomial(probs, 1, generator=generator)[:, 0]
 
 
 def divided(logits: Float[Tensor, "*B vocab"], temperature: float) -> Float[Tensor, "*B vocab"]:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from helpers.decoding.drafts import Guess, Texts
 from helpers.decoding.prompts import Batch, Prompt, read_prompt, vocabulary
 from helpers.decoding.request import Interrupted, check_request, seeded
-from helpers.decoding.sampling import Whole, are_finite, chances, check_sampling, choose, drawn
+from helpers.decoding.sampling import Whole, are_finite, check_sampling, probabilities, sample, sample_from
 from helpers.decoding.stopping import Decoder, Ends, Eos
 from helpers.shapes import Bool, Float, Int, Tensor
 
@@ -39,22 +39,22 @@ def residual(p: Float[Tensor, "*B vocab"], q: Float[Tensor, "*B vocab"]) -> Floa
 
 def accept(
     drafted: Int[Tensor, "B k"],
-    draft_chances: Float[Tensor, "B k vocab"],
-    target_chances: Float[Tensor, "B k_and_1 vocab"],
+    draft_probs: Float[Tensor, "B k vocab"],
+    target_probs: Float[Tensor, "B k_and_1 vocab"],
     generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, "B"], Int[Tensor, "B"]]:
     """How many drafted tokens of each row stay, and the model's own token behind them.
 
-    ``target_chances`` has one place more, behind the last drafted token, where nothing was guessed: q is 0 there, and
+    ``target_probs`` has one place more, behind the last drafted token, where nothing was guessed: q is 0 there, and
     the residual is p. Source: Leviathan et al., 2023, algorithm 1. Built in lesson 18.
     """
-    drafted_by = lambda chances: chances.gather(-1, drafted[..., None]).squeeze(-1)  # noqa: E731
+    drafted_by = lambda probs: probs.gather(-1, drafted[..., None]).squeeze(-1)  # noqa: E731
     luck = torch.rand(drafted.shape, generator=generator, device=drafted.device)
-    stays = luck * drafted_by(draft_chances) < drafted_by(target_chances[:, :-1])
+    stays = luck * drafted_by(draft_probs) < drafted_by(target_probs[:, :-1])
     count = stays.long().cumprod(dim=1).sum(dim=1)  # the first refusal ends it: what follows was guessed on top of it
     row = torch.arange(len(drafted), device=drafted.device)
-    p, q = target_chances[row, count], functional.pad(draft_chances, (0, 0, 0, 1))[row, count]
-    return count, drawn(residual(p, q), generator)
+    p, q = target_probs[row, count], functional.pad(draft_probs, (0, 0, 0, 1))[row, count]
+    return count, sample_from(residual(p, q), generator)
 
 
 @runtime_checkable
@@ -73,7 +73,7 @@ class Speculated:
     """The text, and what it took. What was guessed or written behind the end of a row is in no figure."""
 
     token_ids: Int[Tensor, "B T_and_new"]
-    passes: int  # calls of the model, the prompt's among them; generate makes one a new token
+    passes: int  # calls of the model, the prompt's among them; generate makes one per new token
     rounds: list[tuple[int, int]]  # drafted and accepted, for each row that was not yet done in each round
     lengths: tuple[int, ...] = ()  # tokens that each row has written, its end among them
 
@@ -128,7 +128,7 @@ def speculate(
     draft.begin()
     logits, finite = _judged(prompt.last(_pass(call, ids, cache=cache, **prompt.given)))
     cache.words_only = True
-    newest = choose(logits, temperature, generator, **filters)
+    newest = sample(logits, temperature, generator, **filters)
     text.add([[]] * len(ids), newest.tolist(), finite.long().tolist())
     while left := text.left:
         try:
@@ -140,7 +140,7 @@ def speculate(
             logits, finite = _judged(_pass(call, both, cache=cache))
         except ValueError as error:
             raise text.interrupted(str(error)) from error
-        stay, newest = accept(tokens, q, chances(logits, temperature, **filters), generator)
+        stay, newest = accept(tokens, q, probabilities(logits, temperature, **filters), generator)
         cache.rollback(stay + 1)  # what was newest before this pass is no guess
         stayed = [row[:count] for row, count in zip(tokens.tolist(), stay.tolist(), strict=True)]
         text.add(stayed, newest.tolist(), finite.long().cumprod(dim=1).sum(dim=1).tolist(), tokens.shape[1])
@@ -228,7 +228,7 @@ def certain(tokens: Int[Tensor, "B k"], vocab_size: int) -> Float[Tensor, "B k v
 def _guess(
     draft: Draft, texts: Texts, k: int, temperature: float, generator: torch.Generator | None, vocab_size: int
 ) -> Guess:
-    """Up to ``k`` guesses a row, without those from the first one on that the model has no token for."""
+    """Up to ``k`` guesses per row, without those from the first one on that the model has no token for."""
     if not k:
         return Guess(torch.zeros(len(texts), 0, dtype=torch.long))
     tokens, drawn_from = draft.guess(texts, k, temperature, generator)
@@ -239,11 +239,11 @@ def _guess(
 
 def _drawn_from(guess: Guess, tokens: Int[Tensor, "B k"], vocab_size: int) -> Float[Tensor, "B k vocab"]:
     """What the tokens were drawn from. ValueError for a draft with another vocabulary."""
-    if guess.chances is None:
+    if guess.probs is None:
         return certain(tokens, vocab_size)
-    if (theirs := guess.chances.shape[-1]) != vocab_size:
+    if (theirs := guess.probs.shape[-1]) != vocab_size:
         raise ValueError(f"the draft knows {theirs} tokens and the model {vocab_size}: both need the same tokenizer")
-    return guess.chances
+    return guess.probs
 
 
 def _pass(call: Callable, token_ids: Int[Tensor, "B T"], **given) -> Float[Tensor, "B T vocab"]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import helpers.kernels
 from helpers.kernels.launch import FP_FUSION, INTERPRETED, Variant, triton
 
-REGISTERS_A_THREAD = 255
+REGISTERS_PER_THREAD = 255
 # Of one program at most; CUDA's programming guide, table of capabilities
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 RECORDED_WITH = {"triton": "3.7.1"}  # the compiler that chose how many bytes of VARIANTS are put aside
@@ -31,7 +31,7 @@ RECORDED_WITH = {"triton": "3.7.1"}  # the compiler that chose how many bytes of
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one program takes: registers a thread, bytes a thread puts aside, shared memory, matrix instructions."""
+    """What one program takes: registers per thread, bytes per thread puts aside, shared memory, matrix instructions."""
 
     name: str
     chip: int
@@ -104,7 +104,7 @@ def complaints(compiled: Compiled, variant: Variant) -> list[str]:
     """What is wrong with it: too much put aside, too much shared memory."""
     found = []
     if compiled.spilled_bytes > variant.spilled_bytes:
-        found.append(f"{compiled.spilled_bytes} bytes a thread are put aside, {variant.spilled_bytes} are allowed")
+        found.append(f"{compiled.spilled_bytes} bytes per thread are put aside, {variant.spilled_bytes} are allowed")
     if compiled.shared_bytes > SHARED_BYTES[compiled.chip]:
         found.append(f"{compiled.shared_bytes} bytes of shared memory, the chip has {SHARED_BYTES[compiled.chip]}")
     return found

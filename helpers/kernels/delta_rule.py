@@ -2,7 +2,7 @@
 
     tokens of a head   [ chunk 0 | chunk 1 | chunk 2 | ... ]      L tokens each
     _within            [   *     |    *    |    *    | ... ]      all chunks at once: what each would write alone
-    _across            S0 ------> S1 -----> S2 -----> ...         one program a head and BV columns of values:
+    _across            S0 ------> S1 -----> S2 -----> ...         one program per head and BV columns of values:
                                                                   the memory S [K, BV] never leaves its registers
 
 The readable form runs the second loop in Python: some ten launches a chunk, and the memory read and written in each.
@@ -11,8 +11,8 @@ row. (The tempting way without a loop, (1 - A)(1 + A^2)(1 + A^4)..., multiplies 
 binomials where keys are alike, and what they cancel to is noise.)
 
 Bytes: of each token its query and its key twice, value and answer once, and written and read again what ``_within``
-leaves for ``_across``, V + K + L numbers. FLOP a token and head: L (6 K + 2 V) + 2/3 L^2 within, 6 K V + 2 L V across.
-Inference only: where a gradient is wanted the readable form trains, whose backward torch derives.
+leaves for ``_across``, V + K + L numbers. FLOP per token and head: L (6 K + 2 V) + 2/3 L^2 within, 6 K V + 2 L V
+across. Inference only: where a gradient is wanted the readable form trains, whose backward torch derives.
 """
 
 import torch
@@ -22,7 +22,7 @@ from helpers.layers import delta
 from helpers.measure import Work
 from helpers.shapes import Float, Tensor
 
-COLUMNS = 32  # of values that one program carries: more programs than one a head, each with all of K
+COLUMNS = 32  # of values that one program carries: more programs than one per head, each with all of K
 
 
 def chunked_delta_rule(

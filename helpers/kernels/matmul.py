@@ -1,6 +1,6 @@
 """A matrix product in tiles: sibling of ``a @ b``.
 
-            b   I x O                   out: one program a tile of 128 x 128
+            b   I x O                   out: one program per tile of 128 x 128
             |  : tile :  |              It walks along I: load 128 x 64 of a and 64 x 128 of b, multiply, add up
     a  I -> |..:......:..|              in float32, and store once.
             |  : out  :  |

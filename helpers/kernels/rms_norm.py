@@ -5,7 +5,7 @@
 
 Written as separate operations a norm reads and writes its rows several times (float32 copy, square, mean, product,
 weight). Here each number is read once and written once, which is all that memory must do: 2 N D numbers for the norm
-and 4 N D with the addition (two read; the sum and the normed sum written). About 4 FLOP a number: memory decides.
+and 4 N D with the addition (two read; the sum and the normed sum written). About 4 FLOP per number: memory decides.
 """
 
 import torch
@@ -85,7 +85,7 @@ def _refuse(x: Tensor, weight: Tensor) -> None:
 
 
 def _run(function, x: Tensor, *arguments) -> None:
-    """One program a row; more warps for wider rows."""
+    """One program per row; more warps for wider rows."""
     block = tile(x.shape[-1], least=16)
     warps = min(max(block // 512, 1), 16)
     launch(function, (x.numel() // x.shape[-1],), *arguments, warps=warps, BLOCK=block)

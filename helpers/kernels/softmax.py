@@ -17,10 +17,10 @@ import torch
 
 from helpers.kernels.launch import Variant, blocks, kernel, launch, launches, refuse_scattered, tile, tl
 from helpers.measure import Work
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 
-MOST = 4096  # numbers a tile
+MOST = 4096  # numbers per tile
 LOG2_E = log2(e)  # exp(x) is exp2(x * LOG2_E), and a GPU has exp2
 
 
@@ -32,7 +32,7 @@ def softmax(scores: Float[Tensor, "... S"], tile_width: int = MOST) -> Float[Ten
     Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018. Built in lesson 16.
     """
     if not launches(scores):
-        return scores.softmax(dim=-1, dtype=wide(scores.dtype)).to(scores.dtype)
+        return scores.softmax(dim=-1, dtype=at_least_float32(scores.dtype)).to(scores.dtype)
     refuse_scattered(scores=scores)
     if tile_width < 1 or tile_width & (tile_width - 1):
         raise ValueError(f"a tile of {tile_width} numbers: its width is a power of two")

@@ -6,11 +6,11 @@ from torch import nn
 from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import rotate
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
-def visible(positions: Int[Tensor, "B T"], keys: int) -> Bool[Tensor, "B T S"]:
+def causal_mask(positions: Int[Tensor, "B T"], keys: int) -> Bool[Tensor, "B T S"]:
     """True where a query may attend: to its own position and every earlier one. Key s stands at position s.
 
     Built in lesson 05.
@@ -32,7 +32,7 @@ def attend(
     groups, width = key.shape[2], query.shape[3]
     query = (query * width**-0.5).unflatten(2, (groups, -1))  # B T G J K: J = H / G heads share one key head
     scores = torch.einsum("btgjk,bsgk->bgjts", query, key)
-    weights = scores.where(mask[:, None, None], float("-inf")).softmax(dim=-1, dtype=wide(scores.dtype))
+    weights = scores.where(mask[:, None, None], float("-inf")).softmax(dim=-1, dtype=at_least_float32(scores.dtype))
     return torch.einsum("bgjts,bsgv->btgjv", weights.to(value.dtype), value).flatten(2, 3)
 
 
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         query, key, value = self.project(x, rotary)
         if cache is not None:
             key, value = cache.write(key, value, positions)
-        return self.output(attend(query, key, value, visible(positions, key.shape[1])).flatten(2))
+        return self.output(attend(query, key, value, causal_mask(positions, key.shape[1])).flatten(2))
 
     def project(
         self, x: Float[Tensor, "B T D"], rotary: tuple[Tensor, Tensor]

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from helpers.layers.attention import attend
 from helpers.layers.dsa import select_tokens
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
 
@@ -34,11 +34,13 @@ def choose_blocks(
     if block < 1 or k < 1:
         raise ValueError(f"{k} blocks of {block} positions: both are 1 or more")
     asked, means = query[:, ::block].unflatten(2, (key.shape[2], -1)), mean_keys(key, block)
-    count, dtype = means.shape[1], wide(query.dtype)
+    count, dtype = means.shape[1], at_least_float32(query.dtype)
     earlier = torch.ones(count, count, dtype=torch.bool, device=query.device).tril(-1)
     scores = torch.einsum("bngjk,bmgk->bngjm", asked, means).to(dtype) * query.shape[-1] ** -0.5
-    shares = scores.where(earlier[:, None, None], float("-inf")).softmax(dim=-1).sum(dim=3)  # the first block: NaN
-    wanted = shares.where(earlier[:, None], float("-inf")).transpose(1, 2)  # B G N M
+    attention_weights = (
+        scores.where(earlier[:, None, None], float("-inf")).softmax(dim=-1).sum(dim=3)
+    )  # the first block: NaN
+    wanted = attention_weights.where(earlier[:, None], float("-inf")).transpose(1, 2)  # B G N M
     wanted.diagonal(dim1=2, dim2=3).fill_(float("inf"))  # its own block, whatever it scores
     return select_tokens(wanted.flatten(0, 1), k).unflatten(0, (len(key), -1)).transpose(1, 2).contiguous()
 
@@ -70,8 +72,8 @@ def attend_blocks(
     key, value = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
     kept = chosen.transpose(1, 2).flatten(0, 1).unbind(1)
     parts = zip(asked.split(block, dim=1), kept, range(0, query.shape[1], block), strict=True)
-    mixed = [_read(queries, key, value, blocks, start, block) for queries, blocks, start in parts]
-    return torch.cat(mixed, dim=1).unflatten(0, (batch, groups)).transpose(1, 2).flatten(2, 3)
+    context = [_read(queries, key, value, blocks, start, block) for queries, blocks, start in parts]
+    return torch.cat(context, dim=1).unflatten(0, (batch, groups)).transpose(1, 2).flatten(2, 3)
 
 
 def _read(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor, start: int, block: int) -> Tensor:

@@ -3,7 +3,7 @@
 Every layer sees a **window** of recent tokens; a layer may also see entries (``helpers/layers/compressor.py``): all of
 them, or the few that an indexer chooses. All go into one softmax.
 
-One vector a token or entry serves as its key and as its value, for all heads. A value is therefore turned by its
+One vector per token or entry serves as its key and as its value, for all heads. A value is therefore turned by its
 position as a key must be; the output is turned back by the query's, so that what remains depends on the distance.
 Each head has a **sink**, a score without a value, to attend to when there is nothing to find.
 Source: DeepSeek-AI, "DeepSeek-V4", 2026, section 2.3; transformers' ``DeepseekV4Attention``.
@@ -20,10 +20,10 @@ from helpers.layers.kv_cache import CacheEntry
 from helpers.layers.norm import RMSNorm
 from helpers.layers.ragged import Rows
 from helpers.layers.rope import angles, rotate_last
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Int, Tensor
 
-QUERIES_A_BLOCK = 32  # of a prompt: what is held at once grows with the entries and not with the square of the text
+QUERIES_PER_BLOCK = 32  # of a prompt: what is held at once grows with the entries and not with the square of the text
 
 
 def in_window(positions: Int[Tensor, "B T"], window: int) -> Bool[Tensor, "B T S"]:
@@ -50,10 +50,10 @@ def attend_with_sinks(
     Built in lesson 09.
     """
     query = query * query.shape[-1] ** -0.5
-    alike = torch.cat([torch.einsum("bthk,bsk->bths", query, shared), query @ own.mT], dim=-1)
-    alike = alike.masked_fill(~torch.cat([seen, own_seen], dim=-1)[:, :, None], float("-inf"))
-    alike = torch.cat([alike, sinks.to(alike)[:, None].expand(*alike.shape[:3], 1)], dim=-1)
-    weights = alike.softmax(dim=-1, dtype=wide(alike.dtype)).to(query.dtype)
+    scores = torch.cat([torch.einsum("bthk,bsk->bths", query, shared), query @ own.mT], dim=-1)
+    scores = scores.masked_fill(~torch.cat([seen, own_seen], dim=-1)[:, :, None], float("-inf"))
+    scores = torch.cat([scores, sinks.to(scores)[:, None].expand(*scores.shape[:3], 1)], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=at_least_float32(scores.dtype)).to(query.dtype)
     for_shared, for_own, _ = weights.split([shared.shape[1], own.shape[2], 1], dim=-1)
     return torch.einsum("bths,bsk->bthk", for_shared, shared) + for_own @ own
 
@@ -152,8 +152,8 @@ class CompressedAttention(nn.Module):
         """A block of queries at a time, each with the piece of the window that it can reach."""
         read, row = [], torch.arange(len(query), device=query.device)[:, None, None]
         ratio = self.compressor.ratio if self.compressor else 1
-        for begin in range(0, query.shape[1], QUERIES_A_BLOCK):
-            block = slice(begin, begin + QUERIES_A_BLOCK)
+        for begin in range(0, query.shape[1], QUERIES_PER_BLOCK):
+            block = slice(begin, begin + QUERIES_PER_BLOCK)
             places, own = positions[:, block], chosen[:, block]
             near = window[:, begin : begin + places.shape[1] + self.sizes.window - 1]
             shared = torch.cat([near, for_all], dim=1)

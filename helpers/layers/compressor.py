@@ -4,7 +4,7 @@
 - **CSA**, compressed sparse: one for each 4 tokens, which overlap, so that no phrase is cut; an indexer with entries of
   its own, smaller ones, chooses.
 
-Slots are positions (``helpers/layers/ragged.py``), so an entry never mixes in padding, left or right.
+Places of a buffer are positions (``helpers/layers/ragged.py``), so an entry never mixes in padding, left or right.
 Source: DeepSeek-AI, "DeepSeek-V4", 2026, sections 2.3.1 and 2.3.2; transformers' ``modeling_deepseek_v4.py``.
 """
 
@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from helpers.layers.dsa import scores, select_tokens
-from helpers.layers.kv_cache import CacheEntry, Slots, rows_joined
+from helpers.layers.kv_cache import CacheEntry, KVBuffer, rows_joined
 from helpers.layers.norm import RMSNorm
 from helpers.layers.ragged import Rows
 from helpers.layers.rope import angles, rotate_last
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Int, Tensor
 
-QUERIES_A_BLOCK = 32  # of a prompt: index scores are held for 32 x N entries x heads and not for all queries at once
+QUERIES_PER_BLOCK = 32  # of a prompt: index scores are held for 32 x N entries x heads and not for all queries at once
 
 
 def complete(positions: Int[Tensor, "B T"], ratio: int, entries: int) -> Bool[Tensor, "B T N"]:
@@ -35,7 +35,7 @@ def pool(values: Float[Tensor, "B N L K"], gates: Float[Tensor, "B N L K"]) -> F
 
     A gate of -inf leaves its value out. Source: "DeepSeek-V4", equations 9 to 12. Built in lesson 09.
     """
-    weights = gates.softmax(dim=2, dtype=wide(gates.dtype))
+    weights = gates.softmax(dim=2, dtype=at_least_float32(gates.dtype))
     return (values * weights.to(values.dtype)).sum(dim=2)
 
 
@@ -91,7 +91,7 @@ class Entries(CacheEntry):
     """What one compressor remembers: its entries, and the tokens that a coming one still needs. Built in lesson 09."""
 
     def __init__(self, tail: int, ratio: int):
-        self.tail, self.entries, self.ratio = Recent(tail), Slots(), ratio
+        self.tail, self.entries, self.ratio = Recent(tail), KVBuffer(), ratio
 
     def write(self, new: Float[Tensor, "B N K"], places: Int[Tensor, "B N"]) -> Float[Tensor, "B S K"]:
         """Add entries, perhaps none; return all of them."""
@@ -195,7 +195,7 @@ class EntryIndexer(nn.Module):
             return rows.positions[..., None][..., :0]
         query = self.queries(query_latent, rows, radians)
         blocks = zip(
-            *(part.split(QUERIES_A_BLOCK, 1) for part in (query, self.weights(x), rows.positions)), strict=True
+            *(part.split(QUERIES_PER_BLOCK, 1) for part in (query, self.weights(x), rows.positions)), strict=True
         )
         return torch.cat([self._choose(*block, keys) for block in blocks], dim=1)
 

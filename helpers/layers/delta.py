@@ -21,7 +21,7 @@ from torch.nn import functional
 from helpers.layers.kv_cache import CacheEntry, rows_joined
 from helpers.layers.norm import rms_norm
 from helpers.layers.ragged import Rows
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Int, Tensor
 
 # Logarithms of the steps that a head begins with, as Mamba's do (Gu and Dao, 2023, section 3.6): it fades by rate x
@@ -121,7 +121,7 @@ def _chunks(x: Float[Tensor, "B T H *rest"], chunk: int) -> Float[Tensor, "B H N
 
 
 def _fading(since: Float[Tensor, "*B L"]) -> Float[Tensor, "*B L L"]:
-    """``exp(since_i - since_j)`` for j <= i, and 0 for the future, barred before exp because it would overflow."""
+    """``exp(since_i - since_j)`` for j <= i, and 0 for the future, masked before exp because it would overflow."""
     between = since[..., :, None] - since[..., None, :]
     future = torch.ones_like(between, dtype=torch.bool).triu(1)
     return between.masked_fill(future, float("-inf")).exp()
@@ -165,7 +165,7 @@ def gated_norm(
 
     Built in lesson 08.
     """
-    return (rms_norm(x, weight, epsilon) * functional.silu(gate.to(wide(gate.dtype)))).to(x.dtype)
+    return (rms_norm(x, weight, epsilon) * functional.silu(gate.to(at_least_float32(gate.dtype)))).to(x.dtype)
 
 
 def unit_length(x: Float[Tensor, "... K"], epsilon: float = 1e-6) -> Float[Tensor, "... K"]:
@@ -187,8 +187,8 @@ class DeltaState(CacheEntry):
     """What one Gated DeltaNet layer remembers, as much for a long text as for a short one. Built in lesson 08.
 
     A sum has no place to cut it. To go back, the memory at the checkpoint is kept, and what each token since has
-    written: a key, a value and two numbers a head, where the memory after each would be K x V. The first of them write
-    again.
+    written: a key, a value and two numbers per head, where the memory after each would be K x V. The first of them
+    write again.
     """
 
     def __init__(self):
@@ -293,12 +293,12 @@ class GatedDeltaNet(nn.Module):
             return cache.inputs, cache.memory
         batch, _, channels = mixed.shape
         heads = self.sizes[2] // self.value_dim
-        memory = mixed.new_zeros(batch, heads, self.key_dim, self.value_dim, dtype=wide(mixed.dtype))
+        memory = mixed.new_zeros(batch, heads, self.key_dim, self.value_dim, dtype=at_least_float32(mixed.dtype))
         return mixed.new_zeros(batch, self.conv.shape[2] - 1, channels), memory
 
     def _split(self, mixed: Float[Tensor, "B T channels"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys of length 1 and values, in at least float32, each key head repeated for its values."""
-        query, key, value = mixed.to(wide(mixed.dtype)).split(self.sizes, dim=-1)
+        query, key, value = mixed.to(at_least_float32(mixed.dtype)).split(self.sizes, dim=-1)
         value = self._heads(value, self.value_dim)
         query, key = (unit_length(self._heads(part, self.key_dim)) for part in (query, key))
         served = value.shape[2] // key.shape[2]
@@ -307,7 +307,7 @@ class GatedDeltaNet(nn.Module):
 
     def _strengths(self, x: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
         """Log decay and beta of each value head. Behind a row's end both are 0, so that its memory stays."""
-        dtype = wide(x.dtype)  # the memory adds up thousands of tokens
+        dtype = at_least_float32(x.dtype)  # the memory adds up thousands of tokens
         rate, time = self.log_rate.to(dtype).exp(), self.decay(x).to(dtype) + self.decay_bias
         log_decay, beta = -rate * functional.softplus(time), self.beta(x).sigmoid().to(dtype)
         return log_decay * real[..., None], beta * real[..., None]

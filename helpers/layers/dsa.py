@@ -16,14 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from helpers.layers.attention import visible
-from helpers.layers.kv_cache import CacheEntry, Slots
+from helpers.layers.attention import causal_mask
+from helpers.layers.kv_cache import CacheEntry, KVBuffer
 from helpers.layers.mla import MLA, Latents, absorbed
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
-KEYS_A_BLOCK = 8192  # of one matrix product of index scores: a much larger one leaves a CPU's caches
-QUERIES_A_BLOCK = 32  # of a prompt; what is held at once is 32 x S x index heads, and 32 x k latents
+KEYS_PER_BLOCK = 8192  # of one matrix product of index scores: a much larger one leaves a CPU's caches
+QUERIES_PER_BLOCK = 32  # of a prompt; what is held at once is 32 x S x index heads, and 32 x k latents
 
 
 def scores(
@@ -36,17 +36,17 @@ def scores(
     Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 1; the scales from transformers' ``DeepseekV32Indexer``.
     Built in lesson 07.
     """
-    dtype, (heads, width) = wide(query.dtype), query.shape[2:]
+    dtype, (heads, width) = at_least_float32(query.dtype), query.shape[2:]
     query, weights = query.to(dtype) * width**-0.5, weights.to(dtype) * heads**-0.5
-    parts = [_weighed(query, part, weights) for part in key.to(dtype).split(KEYS_A_BLOCK, dim=1)]
+    parts = [_weighed(query, part, weights) for part in key.to(dtype).split(KEYS_PER_BLOCK, dim=1)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def _weighed(query: Tensor, key: Tensor, weights: Tensor) -> Float[Tensor, "B T S"]:
     if query.shape[1] == 1:  # a CPU reads the keys faster as the left matrix, when few queries stand on the right
         return ((key @ query[:, 0].mT).relu_() @ weights.mT).mT
-    alike = query.flatten(1, 2) @ key.mT  # B (T H) S: the largest tensor here, so the relu is taken in place
-    return (weights[:, :, None] @ alike.relu_().unflatten(1, (-1, query.shape[2]))).squeeze(2)
+    scores = query.flatten(1, 2) @ key.mT  # B (T H) S: the largest tensor here, so the relu is taken in place
+    return (weights[:, :, None] @ scores.relu_().unflatten(1, (-1, query.shape[2]))).squeeze(2)
 
 
 def select_tokens(scores: Float[Tensor, "B T S"], k: int) -> Int[Tensor, "B T chosen"]:
@@ -84,11 +84,11 @@ def _earliest(scores: Tensor, cut: Tensor, k: int) -> Int[Tensor, "B T chosen"]:
 
 def attend_chosen(
     query: Float[Tensor, "B T H K"],
-    query_turned: Float[Tensor, "B T H R"],
+    q_rope: Float[Tensor, "B T H R"],
     latent: Float[Tensor, "B S C"],
-    key_turned: Float[Tensor, "B S R"],
-    up_key: Float[Tensor, "H K C"],
-    up_value: Float[Tensor, "H V C"],
+    k_rope: Float[Tensor, "B S R"],
+    w_uk: Float[Tensor, "H K C"],
+    w_uv: Float[Tensor, "H V C"],
     chosen: Int[Tensor, "B T chosen"],
     scale: float,
 ) -> Float[Tensor, "B T H V"]:
@@ -97,12 +97,12 @@ def attend_chosen(
     The latents of the chosen are gathered for each query, and nothing else is read: the work is T x chosen, whatever S.
     Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2 and figure 2. Built in lesson 07.
     """
-    mixed = []
-    for queries, turned, kept in _blocks(query, query_turned, chosen):
+    context = []
+    for queries, turned, kept in _blocks(query, q_rope, chosen):
         near, at = kept >= 0, kept.clamp_min(0)
-        parts = (queries, turned, gathered(latent, at), gathered(key_turned, at))
-        mixed.append(absorbed(*parts, up_key, up_value, near, scale))
-    return torch.cat(mixed, dim=1)
+        parts = (queries, turned, gathered(latent, at), gathered(k_rope, at))
+        context.append(absorbed(*parts, w_uk, w_uv, near, scale))
+    return torch.cat(context, dim=1)
 
 
 def gathered(rows: Float[Tensor, "B S W"], chosen: Int[Tensor, "B T chosen"]) -> Float[Tensor, "B T chosen W"]:
@@ -115,7 +115,7 @@ def gathered(rows: Float[Tensor, "B S W"], chosen: Int[Tensor, "B T chosen"]) ->
 
 def _blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Some queries at a time, of everything that is given for each query."""
-    return zip(*(part.split(QUERIES_A_BLOCK, dim=1) for part in parts), strict=True)
+    return zip(*(part.split(QUERIES_PER_BLOCK, dim=1) for part in parts), strict=True)
 
 
 class Indexer(nn.Module):
@@ -144,7 +144,7 @@ class Indexer(nn.Module):
         query_latent: Float[Tensor, "B T Q"],
         positions: Int[Tensor, "B T"],
         rotary: tuple[Tensor, Tensor],
-        cache: Slots | None = None,
+        cache: KVBuffer | None = None,
     ) -> Int[Tensor, "B T chosen"]:
         query, key, weights = self.project(x, query_latent, rotary)
         if cache is not None:
@@ -172,14 +172,14 @@ class Indexer(nn.Module):
     ) -> Int[Tensor, "B T chosen"]:
         """One block of queries; the keys behind its last position are not even scored.
 
-        In a compiled step shapes stay, whatever the position is: all keys are scored, and those behind are barred.
+        In a compiled step shapes stay, whatever the position is: all keys are scored, and those behind are masked.
         """
         length, shapes_stay = key.shape[1], torch.compiler.is_compiling()
         if not shapes_stay:
             key = key[:, : int(positions.max()) + 1]
         wanted = scores(query, key, weights)
         if shapes_stay or positions.numel() > 1:  # else one query alone, which sees all of them
-            wanted = wanted.masked_fill(~visible(positions, key.shape[1]), float("-inf"))
+            wanted = wanted.masked_fill(~causal_mask(positions, key.shape[1]), float("-inf"))
         chosen = select_tokens(wanted, self.k)
         return functional.pad(chosen, (0, min(self.k, length) - chosen.shape[-1]), value=-1)
 
@@ -188,7 +188,7 @@ class SparseLatents(CacheEntry):
     """What one layer remembers: latents, and index keys where it has an indexer. Built in lesson 07."""
 
     def __init__(self):
-        self.latents, self.index_keys = Latents(), Slots()
+        self.latents, self.index_keys = Latents(), KVBuffer()
 
     def parts(self) -> dict[str, CacheEntry]:
         """B x S x (C + R) numbers, and B x S x K more for the indexer's keys."""
@@ -225,9 +225,9 @@ class SparseAttention(nn.Module):
             raise ValueError(
                 "a layer without an indexer needs what an earlier layer chose; the first must have its own"
             )
-        latent, key_turned = self.mla.latents(x, rotary)
+        latent, k_rope = self.mla.latents(x, rotary)
         if cache is not None:
-            latent, key_turned = cache.latents.write(latent, key_turned, positions)
-        query, query_turned = self.mla.queries(query_latent, rotary)
-        mixed = attend_chosen(query, query_turned, latent, key_turned, *self.mla.up(), chosen, self.mla.scale)
-        return self.mla.output(mixed.flatten(2)), chosen
+            latent, k_rope = cache.latents.write(latent, k_rope, positions)
+        query, q_rope = self.mla.queries(query_latent, rotary)
+        context = attend_chosen(query, q_rope, latent, k_rope, *self.mla.up(), chosen, self.mla.scale)
+        return self.mla.output(context.flatten(2)), chosen

@@ -6,7 +6,7 @@ pick some token, and picks the first one (an attention sink).
 
 from torch import nn
 
-from helpers.layers.attention import attend, visible
+from helpers.layers.attention import attend, causal_mask
 from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import ZeroCentredNorm
 from helpers.layers.rope import rotate_first
@@ -44,7 +44,7 @@ class GatedAttention(nn.Module):
         value = self._heads(self.value(x))
         if cache is not None:
             key, value = cache.write(key, value, positions)
-        found = attend(query, key, value, visible(positions, key.shape[1]))
+        found = attend(query, key, value, causal_mask(positions, key.shape[1]))
         return self.output((found * gate.sigmoid()).flatten(2))
 
     def _heads(self, x: Float[Tensor, "B T GK"]) -> Float[Tensor, "B T G K"]:

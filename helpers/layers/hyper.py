@@ -1,4 +1,4 @@
-"""Manifold-constrained hyper-connections (mHC): several residual streams a token, mixed without growing.
+"""Manifold-constrained hyper-connections (mHC): several residual streams per token, mixed without growing.
 
 A plain residual is one vector that every layer adds to. Here a token carries a few streams. Before a layer they are
 collapsed into the one vector that it reads; after it, what it wrote is spread over them, and they are mixed among
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 
 
@@ -59,12 +59,12 @@ def project(
     streams: Float[Tensor, "B T n D"], weight: Float[Tensor, "out nD"], epsilon: float
 ) -> Float[Tensor, "B T out"]:
     """All streams of a token side by side, normalised without a weight, times a matrix; in float32 at least."""
-    flat = streams.flatten(2).to(wide(streams.dtype))
+    flat = streams.flatten(2).to(at_least_float32(streams.dtype))
     return functional.linear(functional.rms_norm(flat, flat.shape[-1:], eps=epsilon), weight.to(flat.dtype))
 
 
 class HyperConnection(nn.Module):
-    """The weights that one layer is wrapped in: n streams make n + n + n^2 numbers a token.
+    """The weights that one layer is wrapped in: n streams make n + n + n^2 numbers per token.
 
     Source: transformers' ``DeepseekV4HyperConnection``. Built in lesson 09.
     """

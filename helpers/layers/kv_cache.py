@@ -1,12 +1,12 @@
 """What a decoder remembers of the tokens it has read, and how many bytes that takes.
 
-``CacheEntry`` is what every layer's memory can do, ``Cache`` holds one entry per block. ``Slots`` is one tensor that
+``CacheEntry`` is what every layer's memory can do, ``Cache`` holds one entry per block. ``KVBuffer`` is one tensor that
 grows with the text, with position p in slot p; layers combine slots into what their paper promises: keys and values, a
 latent, the keys of an indexer. No gradient flows through a cache: it serves generation.
 
 What was read can be taken back, which a guess needs that turns out wrong: ``checkpoint`` before it, ``rollback`` after.
-Slots are cut; what a block sums up instead (a state, a window) it goes back to and sums up anew. Rows of the batch can
-be added and removed between two calls, which a server needs whose requests come and go.
+Buffers are cut; what a block sums up instead (a state, a window) it goes back to and sums up anew. Rows of the batch
+can be added and removed between two calls, which a server needs whose requests come and go.
 """
 
 from collections.abc import Iterator, Mapping
@@ -65,7 +65,7 @@ class CacheEntry:
     def slots(self) -> Iterator[tuple["CacheEntry", str]]:
         """Where slots lie, here and in its parts: the entry that has them, and their name there."""
         for name, part in self.parts().items():
-            if isinstance(part, Slots):
+            if isinstance(part, KVBuffer):
                 yield self, name
             else:
                 yield from part.slots()
@@ -76,8 +76,8 @@ def rows_joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else torch.cat([a, b])
 
 
-class Slots(CacheEntry):
-    """A row of vectors a sequence, one a position; empty at first. Built in lesson 05."""
+class KVBuffer(CacheEntry):
+    """A row of vectors per sequence, one per position; empty at first. Built in lesson 05."""
 
     def __init__(self):
         self._room: Tensor | None = None  # B x capacity x ..., zeros where nothing is yet: never NaN under a mask
@@ -143,7 +143,7 @@ class Slots(CacheEntry):
         if self._room is not None:
             self._room = self._room[rows]
 
-    def add_rows(self, other: "Slots") -> None:
+    def add_rows(self, other: "KVBuffer") -> None:
         """The rows of ``other`` too; the shorter of the two gets zeros behind its end.
 
         Raises ValueError where one has its room reserved, and the other not as much.
@@ -172,7 +172,7 @@ class KeyValues(CacheEntry):
     """The keys and values of one attention layer. Built in lesson 05."""
 
     def __init__(self):
-        self.keys, self.values = Slots(), Slots()
+        self.keys, self.values = KVBuffer(), KVBuffer()
 
     def write(
         self, keys: Float[Tensor, "B T G K"], values: Float[Tensor, "B T G V"], positions: Int[Tensor, "B T"]

@@ -11,11 +11,11 @@ Source: DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1; transformers' ``DeepseekV
 import torch
 from torch import nn
 
-from helpers.layers.attention import visible
-from helpers.layers.kv_cache import CacheEntry, Slots
+from helpers.layers.attention import causal_mask
+from helpers.layers.kv_cache import CacheEntry, KVBuffer
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import rotate_neighbours
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Int, Tensor
 
 EPSILON = 1e-6  # of the latents' norms, whatever the model's is
@@ -23,67 +23,67 @@ EPSILON = 1e-6  # of the latents' norms, whatever the model's is
 
 def expanded(
     query: Float[Tensor, "B T H K"],
-    query_turned: Float[Tensor, "B T H R"],
+    q_rope: Float[Tensor, "B T H R"],
     latent: Float[Tensor, "B *each S C"],
-    key_turned: Float[Tensor, "B *each S R"],
-    up_key: Float[Tensor, "H K C"],
-    up_value: Float[Tensor, "H V C"],
+    k_rope: Float[Tensor, "B *each S R"],
+    w_uk: Float[Tensor, "H K C"],
+    w_uv: Float[Tensor, "H V C"],
     mask: Bool[Tensor, "B T S"],
     scale: float,
 ) -> Float[Tensor, "B T H V"]:
-    """Attention over the keys and values that ``up_key`` and ``up_value`` make of the latents.
+    """Attention over the keys and values that ``w_uk`` and ``w_uv`` make of the latents.
 
     Latents are B S C, the same for every query, or B T S C, gathered for each query by a selection. ``mask`` is True
     where a query may attend. Source: DeepSeek-AI, "DeepSeek-V2", 2024, equations 37 to 47. Built in lesson 06.
     """
     all_or_each = "bs" if latent.dim() == 3 else "bts"
-    key = torch.einsum(f"{all_or_each}c,hkc->{all_or_each}hk", latent, up_key)
-    value = torch.einsum(f"{all_or_each}c,hvc->{all_or_each}hv", latent, up_value)
+    key = torch.einsum(f"{all_or_each}c,hkc->{all_or_each}hk", latent, w_uk)
+    value = torch.einsum(f"{all_or_each}c,hvc->{all_or_each}hv", latent, w_uv)
     scores = torch.einsum(f"bthk,{all_or_each}hk->bths", query, key)
-    scores = scores + torch.einsum(f"bthr,{all_or_each}r->bths", query_turned, key_turned)
-    return torch.einsum(f"bths,{all_or_each}hv->bthv", shares(scores * scale, mask), value)
+    scores = scores + torch.einsum(f"bthr,{all_or_each}r->bths", q_rope, k_rope)
+    return torch.einsum(f"bths,{all_or_each}hv->bthv", attention_weights(scores * scale, mask), value)
 
 
 def absorbed(
     query: Float[Tensor, "B T H K"],
-    query_turned: Float[Tensor, "B T H R"],
+    q_rope: Float[Tensor, "B T H R"],
     latent: Float[Tensor, "B *each S C"],
-    key_turned: Float[Tensor, "B *each S R"],
-    up_key: Float[Tensor, "H K C"],
-    up_value: Float[Tensor, "H V C"],
+    k_rope: Float[Tensor, "B *each S R"],
+    w_uk: Float[Tensor, "H K C"],
+    w_uv: Float[Tensor, "H V C"],
     mask: Bool[Tensor, "B T S"],
     scale: float,
 ) -> Float[Tensor, "B T H V"]:
     """The same numbers as ``expanded``, without a key or a value being made: q . (U c) = (q U) . c.
 
-    What is read for each earlier token is its latent and its turned key, once for all heads.
+    What is read for each earlier token is its latent and its RoPE key, once for all heads.
     Source: DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1.2 and appendix C. Built in lesson 06.
     """
     all_or_each = "bs" if latent.dim() == 3 else "bts"
-    scores = torch.einsum(f"bthc,{all_or_each}c->bths", into_latents(query, up_key), latent)
-    scores = scores + torch.einsum(f"bthr,{all_or_each}r->bths", query_turned, key_turned)
-    mixed = torch.einsum(f"bths,{all_or_each}c->bthc", shares(scores * scale, mask), latent)
-    return out_of_latents(mixed, up_value)
+    scores = torch.einsum(f"bthc,{all_or_each}c->bths", into_latents(query, w_uk), latent)
+    scores = scores + torch.einsum(f"bthr,{all_or_each}r->bths", q_rope, k_rope)
+    context = torch.einsum(f"bths,{all_or_each}c->bthc", attention_weights(scores * scale, mask), latent)
+    return out_of_latents(context, w_uv)
 
 
-def into_latents(query: Float[Tensor, "B T H K"], up_key: Float[Tensor, "H K C"]) -> Float[Tensor, "B T H C"]:
+def into_latents(query: Float[Tensor, "B T H K"], w_uk: Float[Tensor, "H K C"]) -> Float[Tensor, "B T H C"]:
     """Queries that ask latents directly. Built in lesson 06."""
-    return torch.einsum("bthk,hkc->bthc", query, up_key)
+    return torch.einsum("bthk,hkc->bthc", query, w_uk)
 
 
-def out_of_latents(mixed: Float[Tensor, "B T H C"], up_value: Float[Tensor, "H V C"]) -> Float[Tensor, "B T H V"]:
+def out_of_latents(context: Float[Tensor, "B T H C"], w_uv: Float[Tensor, "H V C"]) -> Float[Tensor, "B T H V"]:
     """The mixture of values, made from the mixture of latents. Built in lesson 06."""
-    return torch.einsum("bthc,hvc->bthv", mixed, up_value)
+    return torch.einsum("bthc,hvc->bthv", context, w_uv)
 
 
-def shares(scores: Float[Tensor, "B T H S"], mask: Bool[Tensor, "B T S"]) -> Float[Tensor, "B T H S"]:
+def attention_weights(scores: Float[Tensor, "B T H S"], mask: Bool[Tensor, "B T S"]) -> Float[Tensor, "B T H S"]:
     """Softmax over the keys that a query may see, in float32 at least."""
-    barred = scores.masked_fill(~mask[:, :, None], float("-inf"))
-    return barred.softmax(dim=-1, dtype=wide(scores.dtype)).to(scores.dtype)
+    masked = scores.masked_fill(~mask[:, :, None], float("-inf"))
+    return masked.softmax(dim=-1, dtype=at_least_float32(scores.dtype)).to(scores.dtype)
 
 
 def absorbing_pays(queries: int, keys: int, latent_width: int, head_dim: int, value_dim: int) -> bool:
-    """Whether ``absorbed`` takes fewer multiplications a head than ``expanded``.
+    """Whether ``absorbed`` takes fewer multiplications per head than ``expanded``.
 
     Carrying costs C (K + V) a query, expanding as much a key; an absorbed score and its mixture cost 2 C where K + V
     were enough. With DeepSeek-V3's sizes and a long cache: up to 170 new queries at once. Built in lesson 06.
@@ -94,20 +94,20 @@ def absorbing_pays(queries: int, keys: int, latent_width: int, head_dim: int, va
 
 
 class Latents(CacheEntry):
-    """What one MLA layer remembers: a latent and a turned key a token, for all heads together. Built in lesson 06."""
+    """What one MLA layer remembers: a latent and a RoPE key a token, for all heads together. Built in lesson 06."""
 
     def __init__(self):
-        self.latent, self.key_turned = Slots(), Slots()
+        self.latent, self.k_rope = KVBuffer(), KVBuffer()
 
     def write(
-        self, latent: Float[Tensor, "B T C"], key_turned: Float[Tensor, "B T R"], positions: Int[Tensor, "B T"]
+        self, latent: Float[Tensor, "B T C"], k_rope: Float[Tensor, "B T R"], positions: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B S C"], Float[Tensor, "B S R"]]:
         """Add the new positions; return all of them, old and new."""
-        return self.latent.write(latent, positions), self.key_turned.write(key_turned, positions)
+        return self.latent.write(latent, positions), self.k_rope.write(k_rope, positions)
 
     def parts(self) -> dict[str, CacheEntry]:
         """B x S x (C + R) x the size of a number; DeepSeek-V3 in bfloat16: 1152 bytes per token and layer."""
-        return {"latent": self.latent, "key_turned": self.key_turned}
+        return {"latent": self.latent, "k_rope": self.k_rope}
 
 
 class MLA(nn.Module):
@@ -148,15 +148,15 @@ class MLA(nn.Module):
         rotary: tuple[Tensor, Tensor],
         cache: Latents | None = None,
     ) -> Float[Tensor, "B T D"]:
-        query, query_turned = self.queries(self.query_latent(x), rotary)
-        latent, key_turned = self.latents(x, rotary)
+        query, q_rope = self.queries(self.query_latent(x), rotary)
+        latent, k_rope = self.latents(x, rotary)
         if cache is not None:
-            latent, key_turned = cache.write(latent, key_turned, positions)
-        mask = visible(positions, latent.shape[1])
+            latent, k_rope = cache.write(latent, k_rope, positions)
+        mask = causal_mask(positions, latent.shape[1])
         sizes = (*mask.shape[1:], self.latent_width, self.head_dim, self.value_dim)
         attend = absorbed if cache is not None and absorbing_pays(*sizes) else expanded
-        mixed = attend(query, query_turned, latent, key_turned, *self.up(), mask, self.scale)
-        return self.output(mixed.flatten(2))
+        context = attend(query, q_rope, latent, k_rope, *self.up(), mask, self.scale)
+        return self.output(context.flatten(2))
 
     def query_latent(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T Q"]:
         """The compressed query, normed: what ``queries`` and an indexer read. ``x`` itself without compression."""

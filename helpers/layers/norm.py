@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 
 
@@ -14,7 +14,7 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: flo
     The result is rounded to the dtype of ``x`` before the weight, as the published models do.
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4. Built in lesson 03.
     """
-    exact = x.to(wide(x.dtype))
+    exact = x.to(at_least_float32(x.dtype))
     size = torch.rsqrt(exact.pow(2).mean(dim=-1, keepdim=True) + epsilon)
     return weight * (exact * size).to(x.dtype)
 
@@ -38,7 +38,7 @@ def zero_centred_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], eps
     rounded once, at the end.
     Source: Qwen team, "Qwen3-Next", 2025; transformers' ``Qwen3_5RMSNorm``. Built in lesson 08.
     """
-    exact = x.to(wide(x.dtype))
+    exact = x.to(at_least_float32(x.dtype))
     size = torch.rsqrt(exact.pow(2).mean(dim=-1, keepdim=True) + epsilon)
     return ((1 + weight.to(exact.dtype)) * exact * size).to(x.dtype)
 

@@ -1,6 +1,6 @@
 """Rotary positions: turn each pair of coordinates by an angle that grows with the position.
 
-The dot product of a turned query and a turned key depends on the distance of their positions only.
+The dot product of a query and a key, each turned by its position, depends on the distance of their positions only.
 Source: Su et al., "RoFormer", 2021, section 3.2, which pairs neighbours (2i, 2i + 1), as DeepSeek and GLM-5 do.
 Hugging Face checkpoints of Llama's and Qwen's families pair (i, i + K/2), the half-split layout.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
 
@@ -32,7 +32,7 @@ def angles(
 
     Built in lesson 05.
     """
-    turned = positions.to(wide(dtype))[..., None] * radians
+    turned = positions.to(at_least_float32(dtype))[..., None] * radians
     return turned.cos().to(dtype), turned.sin().to(dtype)
 
 
@@ -103,7 +103,7 @@ def angles_of_axes(
     For text all three are the position, and the result is that of ``angles``. Built in lesson 24.
     """
     axis = axis_of(len(radians), sections).to(positions.device)
-    turned = positions[axis].movedim(0, -1).to(wide(dtype)) * radians
+    turned = positions[axis].movedim(0, -1).to(at_least_float32(dtype)) * radians
     return turned.cos().to(dtype), turned.sin().to(dtype)
 
 
@@ -121,7 +121,7 @@ class Yarn:
     context: int  # original_max_position_embeddings
     fast: float = 32.0  # beta_fast: turns within the context above which a pair stays as it is
     slow: float = 1.0  # beta_slow: turns below which it is slowed by the whole factor
-    turned_strength: float = 0.0  # mscale
+    mscale: float = 0.0  # mscale
     strength: float = 0.0  # mscale_all_dim
     given: float | None = None  # attention_factor
 
@@ -151,16 +151,16 @@ class Yarn:
         """As config.json has it, without theta."""
         rope = {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": self.context}
         rope |= {"beta_fast": self.fast, "beta_slow": self.slow}
-        strengths = {"mscale": self.turned_strength, "mscale_all_dim": self.strength, "attention_factor": self.given}
+        strengths = {"mscale": self.mscale, "mscale_all_dim": self.strength, "attention_factor": self.given}
         return rope | {name: value for name, value in strengths.items() if value}
 
     @property
     def on_angles(self) -> float:
-        """What cosines and sines are multiplied by: the growth of the turned part beyond that of the whole score."""
+        """What cosines and sines are multiplied by: the growth of the rotary part beyond that of the whole score."""
         if self.given is not None:
             return self.given
-        if self.turned_strength and self.strength:
-            return self.magnitude(self.turned_strength) / self.magnitude(self.strength)
+        if self.mscale and self.strength:
+            return self.magnitude(self.mscale) / self.magnitude(self.strength)
         return self.magnitude(1.0)
 
     @property
@@ -196,7 +196,7 @@ def angles_of_yarn(
     """``angles`` of the stretched frequencies; the plain ones where ``yarn`` is None. Built in lesson 06."""
     if yarn is None:
         return angles(positions, radians, dtype)
-    cos, sin = angles(positions, stretched(radians, theta, yarn), wide(dtype))
+    cos, sin = angles(positions, stretched(radians, theta, yarn), at_least_float32(dtype))
     return (cos * yarn.on_angles).to(dtype), (sin * yarn.on_angles).to(dtype)
 
 

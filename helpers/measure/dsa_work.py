@@ -16,8 +16,8 @@ class SparseSizes:
 
     heads: int
     latent: int
-    turned: int
-    key: int  # of a head, without its turned part
+    rope_dim: int
+    key: int  # of a head, without its rotary part
     value: int
     index_heads: int
     index_width: int
@@ -33,9 +33,9 @@ class SparseSizes:
         return cls(*(config[name] for name in names))
 
 
-def pair_flops(heads: int, latent: int, turned: int) -> int:
+def pair_flops(heads: int, latent: int, rope_dim: int) -> int:
     """One query and one latent, absorbed: all heads score it and mix it."""
-    return 2 * heads * (2 * latent + turned)
+    return 2 * heads * (2 * latent + rope_dim)
 
 
 def index_pair_flops(index_heads: int, index_width: int) -> int:
@@ -45,7 +45,7 @@ def index_pair_flops(index_heads: int, index_width: int) -> int:
 
 def dense_decode(s: SparseSizes, tokens: int, number_bytes: float = 2) -> Work:
     """Every head scores and mixes the latents of all ``tokens`` (absorbed form); each latent is read once for all."""
-    return Work(tokens * pair_flops(s.heads, s.latent, s.turned), tokens * (s.latent + s.turned) * number_bytes)
+    return Work(tokens * pair_flops(s.heads, s.latent, s.rope_dim), tokens * (s.latent + s.rope_dim) * number_bytes)
 
 
 def index_decode(s: SparseSizes, tokens: int, key_bytes: float = 2) -> Work:
@@ -69,8 +69,8 @@ def made_flops(s: SparseSizes, tokens: int) -> int:
 def masked_decode(s: SparseSizes, tokens: int, number_bytes: float = 2) -> Work:
     """Sparse by a mask: index scores of all tokens; keys and values of all tokens and heads made from the latents,
     written, read again and scored, and what was not chosen is barred."""
-    numbers = tokens * s.heads * (s.key + s.turned + s.value)
-    made = Work(made_flops(s, tokens), tokens * (s.latent + s.turned) * number_bytes)
+    numbers = tokens * s.heads * (s.key + s.rope_dim + s.value)
+    made = Work(made_flops(s, tokens), tokens * (s.latent + s.rope_dim) * number_bytes)
     return index_decode(s, tokens, number_bytes) + made + Work(2 * numbers, 2 * numbers * number_bytes)
 
 
@@ -86,8 +86,8 @@ def break_even(s: SparseSizes, number_bytes: float = 2, key_bytes: float | None 
 
 def prefill_break_even(s: SparseSizes) -> float:
     """The same for a token of a prompt, in FLOP. A dense prompt is read in the expanded form, with a key and a value a
-    head, which costs fewer FLOP a pair than the absorbed form over gathered latents. Built in lesson 07."""
-    expanded = 2 * s.heads * (s.key + s.turned + s.value)
+    head, which costs fewer FLOP per pair than the absorbed form over gathered latents. Built in lesson 07."""
+    expanded = 2 * s.heads * (s.key + s.rope_dim + s.value)
     return _meet(s.k * dense_decode(s, 1).flops / expanded, expanded, index_decode(s, 1).flops)
 
 

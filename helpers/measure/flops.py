@@ -39,7 +39,7 @@ class StepFlops:
 
     @property
     def per_token(self) -> float:
-        """FLOP a token, both passes: what 6 N estimates."""
+        """FLOP per token, both passes: what 6 N estimates."""
         return (self.forward + self.backward) / self.tokens
 
 
@@ -75,7 +75,7 @@ def training_flops(model: nn.Module, length: int, loss: Loss | None = None) -> S
 
 
 def training_flops_per_token(model: nn.Module, length: int, loss: Loss | None = None) -> float:
-    """FLOP a token of training ``model`` on texts of ``length`` tokens; see ``training_flops``. Built in lesson 12."""
+    """FLOP per token of training ``model`` on ``length`` tokens; see ``training_flops``. Built in lesson 12."""
     return training_flops(model, length, loss).per_token
 
 

@@ -1,7 +1,7 @@
 """The two ceilings of a machine, and where they meet.
 
-A roofline (Williams, Waterman and Patterson, CACM 52(4), 2009) has two numbers: bytes a second from memory, and FLOP
-a second. Work with I FLOP per byte runs at most at min(flops_per_s, I · bytes_per_s). Both are measured here, with
+A roofline (Williams, Waterman and Patterson, CACM 52(4), 2009) has two numbers: bytes per second from memory, and FLOP
+per second. Work with I FLOP per byte runs at most at min(flops_per_s, I · bytes_per_s). Both are measured here, with
 torch's own kernels on random data, because a datasheet's numbers are never reached. Built in lesson 00.
 """
 
@@ -67,8 +67,8 @@ class Rate:
 
 
 def bandwidth(device: str | torch.device = "cpu", array_bytes: int | None = None, repeats: int = 7) -> dict[str, Rate]:
-    """Bytes a second from and to memory, three ways, in fp32: "read" (a sum: one array is read), "copy" (one read, one
-    written) and "triad" (c = a + 2b, as in STREAM: two read, one written).
+    """Bytes per second from and to memory, three ways, in fp32: "read" (a sum: one array is read), "copy" (one read,
+    one written) and "triad" (c = a + 2b, as in STREAM: two read, one written).
 
     The bytes are those the program asks for. A CPU may also read a line before it overwrites it; that is not counted,
     so copy and triad can look slower than read. Calls rotate over two sets of arrays.
@@ -95,7 +95,7 @@ def matmul_rate(
     size: int | None = None,
     repeats: int = 7,
 ) -> Rate:
-    """FLOP a second of a square matrix product on random data, through whatever library torch calls.
+    """FLOP per second of a square matrix product on random data, through whatever library torch calls.
 
     Raises ValueError for float16 on a CPU: no kernel there is made for it, and the result says nothing of the machine.
     """

@@ -39,7 +39,8 @@ def matmul_work(
 
 
 def weights_work(numbers: int, held_bytes: float, tokens: int = 1, passes: int = 1) -> Work:
-    """The weights of a layer or a model: ``numbers`` of them used once a token, all ``held_bytes`` read once a pass.
+    """The weights of a layer or a model: ``numbers`` of them used once per token, all ``held_bytes`` read once per
+    pass.
 
     A multiplication and an addition for each: 2 · numbers · tokens FLOP. A prompt is one pass, each new token another.
     Activations, caches and attention over the text are left out.

@@ -38,7 +38,7 @@ class Config:
     num_heads: int
     query_rank: int
     latent_width: int
-    head_dim: int  # of a key, without its turned part
+    head_dim: int  # of a key, without its rotary part
     rotary_dim: int
     value_dim: int
     index_heads: int

@@ -42,7 +42,7 @@ class Config:
     num_heads: int
     query_rank: int
     latent_width: int
-    head_dim: int  # of a key, without its turned part
+    head_dim: int  # of a key, without its rotary part
     rotary_dim: int
     value_dim: int
     index_heads: int
@@ -53,7 +53,7 @@ class Config:
     experts_per_token: int
     expert_width: int
     num_shared: int  # experts that every token goes to
-    indexers: tuple[str, ...]  # FULL or SHARED, one a block
+    indexers: tuple[str, ...]  # FULL or SHARED, one per block
     num_groups: int = 1  # of experts
     kept_groups: int = 1
     routed_scale: float = 1.0

@@ -35,7 +35,7 @@ class Config:
     vocab_size: int
     width: int
     num_blocks: int
-    layer_kinds: tuple[str, ...]  # DELTA or ATTENTION, one a block
+    layer_kinds: tuple[str, ...]  # DELTA or ATTENTION, one per block
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -72,7 +72,7 @@ class Config:
                 "an even number and three sections are needed"
             )
         if self.experts_per_token > self.num_experts:
-            raise ValueError(f"{self.experts_per_token} experts a token cannot be chosen out of {self.num_experts}")
+            raise ValueError(f"{self.experts_per_token} experts per token cannot be chosen out of {self.num_experts}")
 
     @property
     def rotary_dim(self) -> int:

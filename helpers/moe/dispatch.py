@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from helpers.layers.mlp import swiglu
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
 # Rows that the one kernel writes between its three products come back from memory where they are more than this; on the
@@ -93,7 +93,7 @@ def by_gathering(
     As written, A matrices are copied for each token; a compiler merges the gather into the sum, and nothing is copied.
     An expert that is not there is an error of the index.
     """
-    token = x[:, None, None].to(wide(x.dtype))
+    token = x[:, None, None].to(at_least_float32(x.dtype))
     gate, up = ((stack[indices] * token).sum(dim=-1).to(x.dtype) for stack in (stacks.gate, stacks.up))  # tokens A F
     hidden = (swiglu(gate, up, stacks.limit) * weights[..., None]).to(x.dtype)
     made = stacks.down[indices] * hidden[:, :, None].to(token.dtype)  # tokens A D F
@@ -129,7 +129,7 @@ def block_by_block(
 ) -> Float[Tensor, "tokens D"]:
     """One expert after the other, from its rows to its part of the sum while they are at hand; experts that nobody
     chose do no work."""
-    out = torch.zeros(x.shape, dtype=wide(x.dtype), device=x.device)
+    out = torch.zeros(x.shape, dtype=at_least_float32(x.dtype), device=x.device)
     sizes, shares = counts.tolist(), weights.flatten()[order, None]
     blocks = zip((order // weights.shape[1]).split(sizes), shares.split(sizes), strict=True)  # pair p is token p // A's
     for e, (tokens, share) in enumerate(blocks):

@@ -9,7 +9,7 @@ from torch.nn import functional
 from helpers.layers.mlp import SwiGLU
 from helpers.moe.experts import Experts
 from helpers.moe.router import Routing, check_groups, sigmoid_top_k
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 
 
@@ -17,7 +17,7 @@ from helpers.shapes import Float, Tensor
 class RouterConfig:
     """How a router chooses: ``sigmoid_top_k``'s settings."""
 
-    k: int  # experts a token
+    k: int  # experts per token
     num_groups: int = 1
     kept_groups: int = 1
     scale: float = 1.0
@@ -40,7 +40,7 @@ class Router(nn.Module):
         nn.init.uniform_(self.weight, -(width**-0.5), width**-0.5)
 
     def forward(self, x: Float[Tensor, "*rest D"]) -> Routing:
-        dtype = wide(x.dtype)
+        dtype = at_least_float32(x.dtype)
         logits = functional.linear(x.to(dtype), self.weight.to(dtype))  # in bfloat16 close scores would tie
         return self.choice.among(logits, self.bias)
 

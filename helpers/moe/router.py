@@ -9,7 +9,7 @@ chosen and the next is narrow; between equal scores the lower index wins, which 
 import torch
 from torch.nn import functional
 
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
 Routing = tuple[Int[Tensor, "*rest A"], Float[Tensor, "*rest A"]]
@@ -90,7 +90,7 @@ def rebalanced(bias: Float[Tensor, "E"], load: Int[Tensor, "E"], step: float) ->
 def highest(scores: Float[Tensor, "*rest E"], k: int) -> Int[Tensor, "*rest A"]:
     """The indices of the k highest scores, highest first; of equals the lower index first."""
     if not 1 <= k <= scores.shape[-1]:
-        raise ValueError(f"{k} experts a token cannot be chosen out of {scores.shape[-1]}")
+        raise ValueError(f"{k} experts per token cannot be chosen out of {scores.shape[-1]}")
     return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
 
 
@@ -99,7 +99,7 @@ def check_groups(k: int, num_experts: int, num_groups: int, kept_groups: int) ->
     size = num_experts // num_groups
     if num_groups > 1 and (num_experts % num_groups or size < 2 or not k <= kept_groups * size <= num_experts):
         raise ValueError(
-            f"{k} experts a token cannot come from {kept_groups} of {num_groups} groups of {num_experts} experts: "
+            f"{k} experts per token cannot come from {kept_groups} of {num_groups} groups of {num_experts} experts: "
             "groups are even, have two experts or more, and those kept hold enough"
         )
 
@@ -110,8 +110,8 @@ def _only_best_groups(choice: Float[Tensor, "*rest E"], num_groups: int, kept_gr
         return choice
     grouped = choice.unflatten(-1, (num_groups, -1))
     kept = highest(grouped.topk(2, dim=-1).values.sum(dim=-1), kept_groups)
-    barred = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(-1, kept, False)
-    return grouped.masked_fill(barred[..., None], float("-inf")).flatten(-2)
+    masked = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(-1, kept, False)
+    return grouped.masked_fill(masked[..., None], float("-inf")).flatten(-2)
 
 
 def _weighed(
@@ -125,4 +125,4 @@ def _weighed(
 
 
 def _wide(logits: Tensor) -> Tensor:
-    return logits.to(wide(logits.dtype))
+    return logits.to(at_least_float32(logits.dtype))

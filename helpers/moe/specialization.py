@@ -12,7 +12,7 @@ from helpers.shapes import Float, Int, Tensor
 
 @contextmanager
 def watch_choices(model: nn.Module) -> Iterator[dict[str, list[Int[Tensor, "*rest A"]]]]:
-    """Within the block: for each mixture, by its name, the experts of every token, one tensor a call.
+    """Within the block: for each mixture, by its name, the experts of every token, one tensor per call.
 
     Built in lesson 10.
     """

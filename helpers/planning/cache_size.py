@@ -141,7 +141,7 @@ def state_bytes(config: PretrainedConfig, element_bytes: float) -> float:
 
 
 def window(config: PretrainedConfig, tokens: int) -> int:
-    """Numbers kept by DeepSeek-V4's sliding window: one vector a token that is key and value at once."""
+    """Numbers kept by DeepSeek-V4's sliding window: one vector per token that is key and value at once."""
     return config.head_dim * _kept(window_size(config), tokens)
 
 

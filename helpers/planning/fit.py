@@ -101,5 +101,5 @@ def fit(
     ValueError for an unknown format, or for negative numbers. Built in lesson 15.
     """
     if texts < 0 or cache_bits <= 0:
-        raise ValueError(f"{texts} texts at {cache_bits} bits a number: 0 texts or more, and some bits, are needed")
+        raise ValueError(f"{texts} texts at {cache_bits} bits per number: 0 texts or more, and some bits, are needed")
     return Fit(on, plan.weight_bytes(format, routed), plan.cache_bytes(tokens, cache_bits / 8), texts)

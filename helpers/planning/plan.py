@@ -23,13 +23,13 @@ from helpers.planning.cache_size import layer_bytes, layer_kinds
 EXPERTS, CHOSEN = ("num_experts", "n_routed_experts", "num_local_experts"), "num_experts_per_tok"
 CONFIGS = Path(__file__).parents[1] / "facts" / "configs"
 
-# Bits a weight, the scale that its group shares included.
+# Bits per weight, the scale that its group shares included.
 BITS = {
     "float32": 32,
     "bf16": 16,
     "fp8 128x128": 8 + 32 / 128**2,  # e4m3, one float32 scale a 128x128 block (DeepSeek-V3, arXiv 2412.19437, 3.3)
-    "int8 g128": 8 + 16 / 128,  # one 16-bit scale a group of 128
-    "int4 g32": 4 + 16 / 32,  # one 16-bit scale a group of 32 (Kimi K2.5, compressed-tensors)
+    "int8 g128": 8 + 16 / 128,  # one 16-bit scale per group of 128
+    "int4 g32": 4 + 16 / 32,  # one 16-bit scale per group of 32 (Kimi K2.5, compressed-tensors)
     "nf4 g64": 4 + 32 / 64,  # one float32 maximum a group of 64 (bitsandbytes without double quantisation)
     "fp4 1x32": 4 + 8 / 32,  # e2m1, one power of two (ue8m0) a group of 32: MXFP4, and DeepSeek-V4's experts
 }
@@ -42,7 +42,7 @@ class Plan:
     config: PretrainedConfig  # of the text model
     parts: dict[str, int]
     tied: bool  # the head is the embedding matrix: one matrix, two uses
-    experts: int  # routed experts a layer; 0 in a dense model
+    experts: int  # routed experts per layer; 0 in a dense model
     experts_per_token: int
 
     @property
@@ -112,7 +112,7 @@ def plan(config: dict | PretrainedConfig) -> Plan:
 
 
 def _experts(config: PretrainedConfig) -> tuple[int, int]:
-    """Routed experts a layer, and those that a token takes, under the names that families give them."""
+    """Routed experts per layer, and those that a token takes, under the names that families give them."""
     experts = next((count for name in EXPERTS if (count := getattr(config, name, None))), 0)
     chosen = getattr(config, CHOSEN, None) or 0
     if not (experts and chosen):

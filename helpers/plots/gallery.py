@@ -183,7 +183,7 @@ def _in_words(models: Mapping[str, Model], context: int, order: Sequence[str]) -
     rows = "; ".join(
         f"{name} ({models[name].idea}): {format_count(models[name].total)} parameters, "
         f"{format_count(models[name].active)} active, cache {format_bytes(models[name].cache_bytes)}, "
-        f"{format_flops(models[name].flops)} a token"
+        f"{format_flops(models[name].flops)} per token"
         for name in order
     )
     return f"{len(models)} architectures at {context:,} tokens, smallest cache first. {rows}."

@@ -13,8 +13,8 @@ _DASHES = ["solid", "dash", "dot", "dashdot"]
 _MARKERS = ["circle", "diamond", "square", "triangle-up"]
 _RESOURCES = {"arithmetic": "tflops", "memory bandwidth": "memory_tb_s", "chip-to-chip link": "link_gb_s"}
 
-Roof = tuple[float, float]  # bytes a second, FLOP a second
-Point = tuple[str, float, float]  # label, FLOP per byte, FLOP a second
+Roof = tuple[float, float]  # bytes per second, FLOP per second
+Point = tuple[str, float, float]  # label, FLOP per byte, FLOP per second
 
 
 def idea() -> go.Figure:
@@ -37,7 +37,7 @@ def idea() -> go.Figure:
 
 
 def ladder(rates: dict[int, float]) -> go.Figure:
-    """Read bandwidth (bytes a second) by working set (bytes)."""
+    """Read bandwidth (bytes per second) by working set (bytes)."""
     sizes, best, last = list(rates), max(rates.values()), list(rates.values())[-1]
     caches = f"Arrays that fit into a cache read up to {best / last:.1f} times faster than memory"
     figure = new_figure(

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from helpers.plots.look import BLUES, GREY, LEGEND_BELOW, LINES, OKABE_ITO, PALE, new_figure
 from helpers.units import format_bytes
 
-FEW = 10  # bits a weight, scales included: below it a weight counts as quantised
+FEW = 10  # bits per weight, scales included: below it a weight counts as quantised
 _LABEL = 0.075  # of the longest bar: a shorter segment has no room for its name
 # A pale stripe on orange: names in black are read on it.
 _STRIPES = dict(shape="/", bgcolor=OKABE_ITO["orange"], fgcolor="rgba(255,255,255,0.35)", fillmode="replace")
@@ -34,10 +34,10 @@ def bytes_by_part(ways: Mapping[str, Sequence[Bytes]], title: str) -> go.Figure:
             few = row.bits < FEW
             figure.add_bar(
                 x=[row.bytes / unit], y=[way], orientation="h", legendgroup=str(few), showlegend=few not in seen,
-                name=f"under {FEW} bits a weight" if few else "16 bits or more",
+                name=f"under {FEW} bits per weight" if few else "16 bits or more",
                 text=row.part if row.bytes > _LABEL * longest else "", textposition="inside", insidetextanchor="middle",
                 textangle=0, textfont=dict(color="white" if few else "black"), hoverinfo="text",
-                hovertext=f"{way}, {row.part}: {format_bytes(row.bytes)}, {row.bits:.3g} bits a weight",
+                hovertext=f"{way}, {row.part}: {format_bytes(row.bytes)}, {row.bits:.3g} bits per weight",
                 marker=dict(
                     color=OKABE_ITO["blue" if few else "orange"], line=dict(color="rgba(255,255,255,0.8)", width=1),
                     pattern={} if few else _STRIPES,
@@ -75,7 +75,7 @@ def score_lines(
 
 
 def widest_that_fits(table: Mapping[str, Mapping[str, int]], title: str, setting: str) -> go.Figure:
-    """Rows models, columns machines, in each cell the most bits a weight that fit: 16, 8, 4, or 0 for none.
+    """Rows models, columns machines, in each cell the most bits per weight that fit: 16, 8, 4, or 0 for none.
 
     ``setting`` says in words what else must find room.
     """
@@ -84,7 +84,7 @@ def widest_that_fits(table: Mapping[str, Mapping[str, int]], title: str, setting
     words = "; ".join(
         f"{model}: {', '.join(f'{said[bits]} on {name}' for name, bits in row.items())}" for model, row in table.items()
     )
-    axis = f"the most bits a weight that fit, with {setting}"
+    axis = f"the most bits per weight that fit, with {setting}"
     figure = new_figure(title, f"{axis.capitalize()}. {words}.", x=axis)
     order = list(said)
     z = [[order.index(bits) for bits in row.values()] for row in table.values()]

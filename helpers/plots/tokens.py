@@ -78,7 +78,7 @@ def tokens_against_bytes(
     alt = (
         f"Tokens against bytes of the same text in {len(sizes)} languages: {min(sizes.values())} to "
         f"{max(sizes.values())} bytes, {min(tokens.values())} to {max(tokens.values())} tokens; "
-        f"in the median language {share:.2f} tokens a byte."
+        f"in the median language {share:.2f} tokens per byte."
     )
     figure = new_figure(title, alt, x="bytes of the text in UTF-8", y="tokens")
     end = max(sizes.values())

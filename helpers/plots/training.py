@@ -14,7 +14,7 @@ _ABOVE = dict(y=1, yref="paper", yanchor="bottom", showarrow=False)
 
 
 def flops_by_part(parts: Mapping[str, Mapping[str, float]], title: str) -> go.Figure:
-    """One bar for each case, 100 % long, cut by part of the forward pass. ``parts`` is case -> part -> FLOP a token."""
+    """One bar per case, 100 % long, cut by part of the forward pass. ``parts`` is case -> part -> FLOP per token."""
     words = "; ".join(f"{case}: {_shares_in_words(shares)}" for case, shares in parts.items())
     figure = new_figure(title, f"Share of the forward pass by part. {words}.", x="share of the forward FLOP (%)")
     names = list(dict.fromkeys(name for shares in parts.values() for name in shares))
@@ -65,11 +65,11 @@ def loss_against_flops(
 ) -> go.Figure:
     """The poster: loss against training FLOP for each size, a thin line a seed, and the law through the best of them.
 
-    ``curves`` is size -> one curve of (FLOP, bits a byte) for each seed; ``law`` is drawn over ``span``.
+    ``curves`` is size -> one curve of (FLOP, bits per byte) for each seed; ``law`` is drawn over ``span``.
     """
     ends = "; ".join(f"{size}: {_end_in_words(runs)}" for size, runs in curves.items())
     alt = f"Loss on held-out text against training operations. {ends}. A law of powers runs along the lower edge."
-    figure = new_figure(title, alt, x="training work (FLOP, log scale)", y="held-out loss (bits a byte, log scale)")
+    figure = new_figure(title, alt, x="training work (FLOP, log scale)", y="held-out loss (bits per byte, log scale)")
     for (size, runs), (colour, dash, symbol) in zip(curves.items(), LINES, strict=False):
         for number, run in enumerate(runs):
             flops, losses = zip(*run, strict=True)
@@ -105,12 +105,12 @@ def exponents(ranges: Mapping[str, tuple[float, float, float]], title: str) -> g
 
 
 def two_costs(runs: Mapping[str, Sequence[tuple[float, float, float]]], title: str) -> go.Figure:
-    """The same runs against two costs: left FLOP, right seconds. ``runs`` is name -> (FLOP, seconds, bits a byte)."""
+    """The same runs against two costs: left FLOP, right seconds. ``runs`` is name -> (FLOP, seconds, bits per byte)."""
     words = "; ".join(
-        f"{name} ends at {run[-1][2]:.2f} bits a byte after {format_flops(run[-1][0])} and {run[-1][1]:.1f} s"
+        f"{name} ends at {run[-1][2]:.2f} bits per byte after {format_flops(run[-1][0])} and {run[-1][1]:.1f} s"
         for name, run in runs.items()
     )
-    figure = new_figure(title, f"Held-out loss of two optimizers. {words}.", y="held-out loss (bits a byte)")
+    figure = new_figure(title, f"Held-out loss of two optimizers. {words}.", y="held-out loss (bits per byte)")
     for (name, run), (colour, dash, symbol) in zip(runs.items(), LINES, strict=False):
         look = dict(line=dict(color=OKABE_ITO[colour], dash=dash, width=2.5), marker=dict(symbol=symbol, size=8))
         flops, seconds, losses = ([point[n] for point in run] for n in range(3))
@@ -158,7 +158,7 @@ def budget_plane(
 ) -> go.Figure:
     """Everything that a budget can buy: the line 6ND = budget over parameters N and tokens D, both on log axes.
 
-    ``chosen`` is your point (N, D), ``runs`` are published ones; the dashed line is 20 tokens a parameter.
+    ``chosen`` is your point (N, D), ``runs`` are published ones; the dashed line is 20 tokens per parameter.
     """
     figure = new_figure(title, alt, x="parameters at work on a token (log scale)", y="tokens (log scale)")
     low, high = 1e8, 1e12
@@ -166,7 +166,7 @@ def budget_plane(
     ends = [budget_flops / 6 / n for n in (low, high)]
     figure.add_scatter(x=[low, high], y=ends, mode="lines", name="what the budget buys", line=line)
     rule = dict(color=GREY, width=2, dash="dash")
-    figure.add_scatter(x=[low, high], y=[20 * low, 20 * high], mode="lines", name="20 tokens a parameter", line=rule)
+    figure.add_scatter(x=[low, high], y=[20 * low, 20 * high], mode="lines", name="20 tokens per parameter", line=rule)
     marker = dict(color=OKABE_ITO["blue"], symbol="diamond", size=11)
     names, points = list(runs), list(runs.values())
     look = dict(mode="markers+text", text=names, textposition=_PLACES, name="published runs", marker=marker)
@@ -189,7 +189,7 @@ def _shares_in_words(parts: Mapping[str, float]) -> str:
 
 def _end_in_words(runs: Sequence[Curve]) -> str:
     flops, loss = runs[0][-1]
-    return f"{loss:.2f} bits a byte after {format_flops(flops)}"
+    return f"{loss:.2f} bits per byte after {format_flops(flops)}"
 
 
 def _items_in_words(items: Mapping[str, tuple[float, bool]]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helpers.layers.kv_cache import Cache, Slots, rows_joined
+from helpers.layers.kv_cache import Cache, KVBuffer, rows_joined
 from helpers.quant.formats.integers import Grid, from_codes, grid_of, round_to
 from helpers.quant.formats.packing import pack_bits, unpack_bits
 from helpers.shapes import Float, Int, Tensor
@@ -41,7 +41,7 @@ class Rule:
 def packed_cache(cache: Cache, rules: Mapping[str, Rule]) -> Cache:
     """``cache``, still empty, with packed slots in the place of those that ``rules`` name; all others stay.
 
-    Names are those of the layers: "keys" and "values", "latent", "key_turned" and "index_keys". ValueError for a name
+    Names are those of the layers: "keys" and "values", "latent", "k_rope" and "index_keys". ValueError for a name
     that no block has, or a cache that holds tokens already; the cache is then as it was. Built in lesson 15.
     """
     if cache.length:
@@ -57,15 +57,15 @@ def packed_cache(cache: Cache, rules: Mapping[str, Rule]) -> Cache:
     return cache
 
 
-class TokenSlots(Slots):
-    """Slots whose numbers are rounded token by token; what a layer reads is what is stored, of the newest token too.
+class TokenSlots(KVBuffer):
+    """A buffer whose numbers are rounded token by token; what a layer reads is what is stored, of the newest token too.
 
     Codes, scales and zeros lie in slots of their own. Built in lesson 15.
     """
 
     def __init__(self, rule: Rule):
         super().__init__()
-        self.rule, self.codes, self.scale, self.zero = rule, Slots(), Slots(), Slots()
+        self.rule, self.codes, self.scale, self.zero = rule, KVBuffer(), KVBuffer(), KVBuffer()
 
     def reserve(self, capacity: int) -> None:
         """Room for ``capacity`` positions at once."""
@@ -108,18 +108,18 @@ class TokenSlots(Slots):
         """Codes, scales and zeros of the slots in use."""
         return sum(slots.bytes() for slots in self._each())
 
-    def _each(self) -> tuple[Slots, Slots, Slots]:
+    def _each(self) -> tuple[KVBuffer, KVBuffer, KVBuffer]:
         return self.codes, self.scale, self.zero
 
 
-class ChannelSlots(Slots):
-    """Slots whose numbers are rounded along the tokens, block by block; the newest, in no full block yet, stay as they
-    are. Every row must be as long as the others, since a block closes for all of them at once. Built in lesson 15.
+class ChannelSlots(KVBuffer):
+    """A buffer whose numbers are rounded along the tokens, block by block; the newest, in no full block yet, stay as
+    they are. Every row must be as long as the others, since a block closes for all of them at once. Built in lesson 15.
     """
 
     def __init__(self, rule: Rule):
         super().__init__()
-        self.rule, self.codes, self.scale, self.zero = rule, Slots(), Slots(), Slots()
+        self.rule, self.codes, self.scale, self.zero = rule, KVBuffer(), KVBuffer(), KVBuffer()
         self.newest: Tensor | None = None  # B x fewer than a block x ..., in full precision
 
     def reserve(self, capacity: int) -> None:

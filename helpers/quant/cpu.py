@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 256  # decoded for many tokens: 2 MB of bfloat16 where they are 4
 ROWS_ALONE = 3  # so few tokens torch._int_mm multiplies faster one by one
 
 # Rows that torch's INT4 layout mixes, by the vector instructions that it was built for.
-ROWS_A_BLOCK = {"AVX512": 64, "AVX2": 32}
+ROWS_PER_BLOCK = {"AVX512": 64, "AVX2": 32}
 INT4_GROUPS = (32, 64, 128, 256)
 NF4_ROWS = 32  # rows that bitsandbytes' layout mixes
 
@@ -84,7 +84,7 @@ def _multiply_dynamic(x: Float[Tensor, "tokens I"], tensors: Tensors) -> Float[T
 
 
 def _fits_int4(encoded: Encoded) -> bool:
-    rows = ROWS_A_BLOCK.get(torch.backends.cpu.get_cpu_capability())
+    rows = ROWS_PER_BLOCK.get(torch.backends.cpu.get_cpu_capability())
     group = encoded.shape[1] // encoded.parts["scale"].shape[1]
     return rows is not None and encoded.shape[0] % rows == 0 and group in INT4_GROUPS
 
@@ -124,7 +124,7 @@ def _decode_int4(tensors: Tensors, shape: Shape, dtype: torch.dtype) -> Float[Te
 
 def _halves(words: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
     """The codes of the first and of the second half of each block's rows: [blocks, rows / 2, I] each."""
-    rows = ROWS_A_BLOCK[torch.backends.cpu.get_cpu_capability()]
+    rows = ROWS_PER_BLOCK[torch.backends.cpu.get_cpu_capability()]
     blocks = words.view(shape[0] // rows, shape[1], rows // 2).mT.contiguous()
     return blocks & 15, blocks >> 4
 

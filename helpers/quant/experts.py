@@ -8,7 +8,7 @@ from helpers.moe.dispatch import check_experts, sort_pairs
 from helpers.moe.experts import Experts
 from helpers.moe.moe_layer import Router
 from helpers.moe.router import Routing
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.quant.backends import Ways
 from helpers.quant.cpu import CPU
 from helpers.quant.linear import Pack, packing
@@ -68,7 +68,7 @@ class QuantisedRouter(nn.Module):
 
     def __init__(self, router: Router, pack: Pack):
         super().__init__()
-        self.packed = pack("packed", router.weight.to(wide(router.weight.dtype)))
+        self.packed = pack("packed", router.weight.to(at_least_float32(router.weight.dtype)))
         self.choice = router.choice
         self.register_buffer("bias", router.bias)
 
@@ -78,5 +78,5 @@ class QuantisedRouter(nn.Module):
         return cls(router, packing(name, ways, wrap))
 
     def forward(self, x: Float[Tensor, "*rest D"]) -> Routing:
-        logits = self.packed.multiply(x.reshape(-1, x.shape[-1]).to(wide(x.dtype)))
+        logits = self.packed.multiply(x.reshape(-1, x.shape[-1]).to(at_least_float32(x.dtype)))
         return self.choice.among(logits.view(*x.shape[:-1], -1), self.bias)

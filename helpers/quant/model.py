@@ -49,7 +49,7 @@ class Report:
         return packed / sum(part.numbers for part in self.after.values())
 
     def __str__(self) -> str:
-        rows = [("part", "numbers", "before", "after", "bits a number", "held as")]
+        rows = [("part", "numbers", "before", "after", "bits per number", "held as")]
         for name, was in self.before.items():
             rows.append(_row(name, was, self.after[name]))
         rows.append(_row("all", *(_sum(held.values()) for held in (self.before, self.after))))

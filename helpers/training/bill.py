@@ -64,7 +64,8 @@ def six_nd(parameters: float, tokens: float) -> float:
 def attention_flops(
     layers: int, heads: int, key_width: int, value_width: int, length: int, causal: bool = False
 ) -> float:
-    """Forward FLOP a token of scores and weighted values, which no parameter has a part in; three times it in training.
+    """Forward FLOP per token of scores and weighted values, which no parameter has a part in; three times it in
+    training.
 
     A token meets all ``length`` keys where the masked half is computed too, and ``length`` / 2 on average where it is
     skipped (``causal``). Built in lesson 12.

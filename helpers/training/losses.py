@@ -15,7 +15,7 @@ EVEN = 0.01  # what an uneven load counts
 
 
 def answers(model: nn.Module, rows: Rows) -> Float[Tensor, ""]:
-    """Nats a token of the answers, and a little of all other tokens."""
+    """Nats per token of the answers, and a little of all other tokens."""
     ids = rows.token_ids.to(next(model.parameters()).device)
     return answers_of(model(ids[:, :-1]), rows)
 

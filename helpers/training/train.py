@@ -56,7 +56,7 @@ class Settings:
 class Run:
     """What a training has done so far."""
 
-    losses: list[float] = field(default_factory=list)  # nats a token, one a step
+    losses: list[float] = field(default_factory=list)  # nats per token, one per step
     wall_s: float = 0.0
     cpu_s: float = 0.0
 
@@ -92,7 +92,7 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 
 def loss_of(model: nn.Module, batch: Int[Tensor, "B T_and_1"]) -> Float[Tensor, ""]:
-    """Mean nats a token of predicting each token from those before it."""
+    """Mean nats per token of predicting each token from those before it."""
     batch = batch.to(next(model.parameters()).device)
     return functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1).float(), batch[:, 1:].flatten())
 

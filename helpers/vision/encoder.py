@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.layers.attention import attend
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 
 Rotation = Callable[[Tensor, Tensor, Tensor], Tensor]  # rotate or rotate_neighbours of helpers.layers.rope
@@ -24,7 +24,7 @@ def resampled(
 
     ``mode`` is "bilinear" or "bicubic"; ``corners``: the outermost vectors stay the outermost. Built in lesson 24.
     """
-    channels_first = grid.to(wide(grid.dtype)).movedim(-1, 0)[None]
+    channels_first = grid.to(at_least_float32(grid.dtype)).movedim(-1, 0)[None]
     stretched = functional.interpolate(channels_first, size=(height, width), mode=mode, align_corners=corners)
     return stretched[0].movedim(0, -1).to(grid.dtype)
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from helpers.config_words import flattened
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 from helpers.vision.encoder import Block, check_heads, resampled
 from helpers.vision.images import in_cells, places, unpack
@@ -139,7 +139,10 @@ class MoonViT(nn.Module):
         """The cells of all images, one image after another, each row after row. Raises ValueError as ``unpack``."""
         pixels, grids = self.unpack(images)
         x = self.embed(pixels, grids)
-        rotary, sizes = self.rotary(grids, x.device, wide(x.dtype)), [height * width for height, width in grids]
+        rotary, sizes = (
+            self.rotary(grids, x.device, at_least_float32(x.dtype)),
+            [height * width for height, width in grids],
+        )
         for block in self.blocks:
             x = block(x, rotary, sizes)
         return self.gather(self.norm(x), grids)

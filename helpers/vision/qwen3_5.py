@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from helpers.config_words import by_one_name, flattened
 from helpers.layers.rope import angles, frequencies, rotate
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 from helpers.vision.encoder import Block, check_heads, resampled
 from helpers.vision.images import in_cells, places, unpack
@@ -125,7 +125,7 @@ class Merger(nn.Module):
 
 
 class Tower(nn.Module):
-    """A processor's images in, one vector a cell out; the patches of a cell are neighbours from the start."""
+    """A processor's images in, one vector per cell out; the patches of a cell are neighbours from the start."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -150,7 +150,10 @@ class Tower(nn.Module):
         """The vectors of all images, one after another, each row after row. Raises ValueError as ``unpack``."""
         pixels, grids = self.unpack(images)
         x = self.embed(pixels, grids)
-        rotary, sizes = self.rotary(grids, x.device, wide(x.dtype)), [height * width for height, width in grids]
+        rotary, sizes = (
+            self.rotary(grids, x.device, at_least_float32(x.dtype)),
+            [height * width for height, width in grids],
+        )
         for block in self.blocks:
             x = block(x, rotary, sizes)
         return self.merger(x)

@@ -62,7 +62,7 @@ def look_back_in_the_window(model: nn.Module) -> None:
     """``look_back`` for DeepSeek-V4, whose first block sees its window only: heads look 1, 1, 2, 3, … tokens back.
 
     Its streams begin nearly alike: with weights as large as the other matrices', each token mixes them at random.
-    Keys are values there, so the turned part of a key, now the same for all tokens, says nothing as a value: the
+    Keys are values there, so the rotary part of a key, now the same for all tokens, says nothing as a value: the
     output begins without it. Queries and keys are normed to a fixed length, which the key's own weight then stretches.
     """
     for block in model.blocks:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from helpers.checkpoints import load, resolve
 from helpers.decoding.request import Interrupted
-from helpers.decoding.sampling import chances, choose, drawn
+from helpers.decoding.sampling import probabilities, sample, sample_from
 from helpers.generate import generate
 from helpers.models.qwen3 import Config, Qwen3
 from helpers.training.train import initialise
@@ -60,16 +60,16 @@ def test_a_temperature_near_zero_is_greedy(model):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_chances(temperature):
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
-    drawn = choose(logits.expand(20_000, 4), temperature, torch.Generator().manual_seed(0))
+    drawn = sample(logits.expand(20_000, 4), temperature, torch.Generator().manual_seed(0))
     shares = torch.bincount(drawn, minlength=4) / 20_000
     torch.testing.assert_close(shares, (logits / temperature).softmax(dim=0), rtol=0, atol=0.015)  # 4 x sqrt(.25 / n)
 
 
 def test_at_temperature_zero_one_token_is_certain_and_above_it_the_chances_are_the_softmax():
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
-    assert chances(logits, 0.0).tolist() == [[0, 1, 0], [1, 0, 0]]
-    torch.testing.assert_close(chances(logits, 0.5), (2 * logits).softmax(-1))
-    assert drawn(chances(logits, 0.0)).tolist() == choose(logits, 0.0).tolist() == [1, 0]
+    assert probabilities(logits, 0.0).tolist() == [[0, 1, 0], [1, 0, 0]]
+    torch.testing.assert_close(probabilities(logits, 0.5), (2 * logits).softmax(-1))
+    assert sample_from(probabilities(logits, 0.0)).tolist() == sample(logits, 0.0).tolist() == [1, 0]
 
 
 def test_it_stops_at_eos_and_fills_the_rows_that_ended_before(model):

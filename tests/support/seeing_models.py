@@ -39,7 +39,7 @@ QWEN3_5 = {
 LATENT = deepseek_v3.Config(
     vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
     rotary_dim=4, value_dim=8, mlp_width=40, num_experts=8, experts_per_token=2, expert_width=10, num_shared=1,
-    routed_scale=2.827, rope_theta=5e4, yarn=Yarn(64.0, 16, turned_strength=1.0, strength=1.0), context=1024,
+    routed_scale=2.827, rope_theta=5e4, yarn=Yarn(64.0, 16, mscale=1.0, strength=1.0), context=1024,
 )  # fmt: skip
 ODD_LATENT = replace(
     LATENT, vocab_size=61, width=27, num_blocks=2, num_dense_blocks=0, num_heads=7, query_rank=None, latent_width=9,

@@ -55,7 +55,7 @@ def attend_blocks(
     _refuse(query, key, value, chosen, block)
     (batch, length, heads, width), (groups, value_width) = query.shape, value.shape[2:]
     out, shared = query.new_empty(batch, length, heads, value_width), heads // groups
-    sizes = dict(BLOCK=block, K=tile(width, 16), V=tile(value_width, 16), **_heads_a_program(shared, block, query))
+    sizes = dict(BLOCK=block, K=tile(width, 16), V=tile(value_width, 16), **_heads_per_program(shared, block, query))
     counts = length, heads, shared, chosen.shape[1], chosen.shape[3], width, value_width, width**-0.5 * LOG2_E
     grid = blocks(shared, sizes["HEADS"]) * chosen.shape[1], batch * groups
     launch(_blocks, grid, query, key, value, chosen, out, *counts, **sizes)
@@ -76,7 +76,7 @@ def cost(
     return Work(flops=4 * width * batch * heads * (earlier + own), bytes=numbers * number_bytes + choice)
 
 
-def _heads_a_program(shared: int, block: int, x: Tensor) -> dict[str, int]:
+def _heads_per_program(shared: int, block: int, x: Tensor) -> dict[str, int]:
     """How many heads that share keys one program takes, its warps, and how many tiles are on their way."""
     hopper = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) >= (9, 0)
     rows = ROWS if hopper and x.dtype != torch.float32 else ROWS // 2
@@ -144,7 +144,7 @@ def _blocks(
     asked = tl.load(query + place[:, None] * width + k, mask=real[:, None] & (k < width), other=0.0)
     best = tl.full((HEADS * BLOCK,), float("-inf"), tl.float32)
     total = tl.zeros((HEADS * BLOCK,), tl.float32)
-    mixed = tl.zeros((HEADS * BLOCK, V), tl.float32)
+    context = tl.zeros((HEADS * BLOCK, V), tl.float32)
 
     for n in range(0, choice):
         start = tl.load(choices + n).to(tl.int32) * BLOCK
@@ -155,10 +155,10 @@ def _blocks(
         valued = tl.load(value + first * value_width + value_at, mask=near[:, None] & (v < value_width), other=0.0)
         scores = tl.dot(asked, keyed, input_precision="ieee") * scale
         scores = tl.where(near[None, :] & (at[None, :] <= token[:, None]), scores, float("-inf"))
-        best, total, mixed = fold(scores, valued, best, total, mixed)
+        best, total, context = fold(scores, valued, best, total, context)
 
     total = tl.where(real, total, 1.0)  # rows behind the last query may see nothing, and are not stored
-    answer = (mixed / total[:, None]).to(out.dtype.element_ty)
+    answer = (context / total[:, None]).to(out.dtype.element_ty)
     tl.store(out + place[:, None] * value_width + v, answer, mask=real[:, None] & (v < value_width))
 
 

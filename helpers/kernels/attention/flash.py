@@ -1,4 +1,4 @@
-"""Causal attention that never holds the scores: sibling of ``helpers.layers.attention.attend`` with ``visible``.
+"""Causal attention that never holds the scores: sibling of ``helpers.layers.attention.attend`` with ``causal_mask``.
 
                keys and values, 64 at a time -->
     queries  [ #### | #### | ##.. |      ]      one program: 64 queries of one head, all keys they may see
@@ -23,7 +23,7 @@ from helpers.kernels.launch import (
     tl,
 )
 from helpers.kernels.softmax import LOG2_E, fold
-from helpers.layers.attention import attend, visible
+from helpers.layers.attention import attend, causal_mask
 from helpers.measure import Work
 from helpers.shapes import Float, Int, Tensor
 
@@ -43,7 +43,7 @@ def attend_causal(
     Source: Dao et al., "FlashAttention", 2022, algorithm 1. Built in lesson 16.
     """
     if not launches(query, key, value):
-        return attend(query, key, value, visible(positions, key.shape[1]))
+        return attend(query, key, value, causal_mask(positions, key.shape[1]))
     _refuse(query, key, value, positions)
     (batch, length, heads, width), (keys, groups, value_width) = query.shape, value.shape[1:]
     out = query.new_empty(batch, length, heads, value_width)
@@ -104,7 +104,7 @@ def _flash(
     last = tl.minimum(tl.max(position, axis=0) + 1, keys)
     best = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
-    mixed = tl.zeros((QUERIES, V), tl.float32)
+    context = tl.zeros((QUERIES, V), tl.float32)
 
     for start in range(0, last, KEYS):
         at = start + tl.arange(0, KEYS)
@@ -114,10 +114,10 @@ def _flash(
         valued = tl.load(value + place[:, None] * value_width + v, mask=near[:, None] & (v < value_width), other=0.0)
         scores = tl.dot(asked, keyed, input_precision="ieee") * scale
         scores = tl.where(near[None, :] & (at[None, :] <= position[:, None]), scores, float("-inf"))
-        best, total, mixed = fold(scores, valued, best, total, mixed)
+        best, total, context = fold(scores, valued, best, total, context)
 
     total = tl.where(real, total, 1.0)  # rows behind the last query see nothing, and are not stored
-    answer = (mixed / total[:, None]).to(out.dtype.element_ty)
+    answer = (context / total[:, None]).to(out.dtype.element_ty)
     tl.store(out + row[:, None] * value_width + v, answer, mask=real[:, None] & (v < value_width))
 
 

@@ -4,7 +4,7 @@
                              x                           keys x (all heads of one query): a product of 128 x K x H
     queries  T x H x K  [ 16 queries | .. ]              relu, weigh the heads, add them up, store 128 scores
 
-A decoded token has one query: then it is a stream of keys, S K numbers, and 2 H (K + 1) FLOP a key. A prompt reads a
+A decoded token has one query: then it is a stream of keys, S K numbers, and 2 H (K + 1) FLOP per key. A prompt reads a
 tile of keys once for 16 queries, and the products decide. The scores are float32: T S x 4 bytes are written, which a
 decoded token does not notice and a prompt does: it is done in blocks of queries.
 
@@ -28,7 +28,7 @@ from helpers.kernels.launch import (
 from helpers.layers import dsa
 from helpers.measure import Work
 from helpers.measure.dsa_work import index_pair_flops
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 
 KEYS, QUERIES = 128, 16  # a tile
@@ -55,20 +55,21 @@ def packed_scores(
     scale: Float[Tensor, "B S"],
     weights: Float[Tensor, "B T H"],
 ) -> Float[Tensor, "B T S"]:
-    """``scores`` of the keys ``codes * scale``: codes float8_e4m3fn, one positive scale a key. Products in the query's
-    dtype, which holds every code exactly. GPUs older than Hopper have no such numbers, and take the readable way.
+    """``scores`` of the keys ``codes * scale``: codes float8_e4m3fn, one positive scale per key. Products in the
+    query's dtype, which holds every code exactly. GPUs older than Hopper have no such numbers, and take the readable
+    way.
 
     Raises ValueError for another kind of codes, sizes that do not fit, tensors in pieces. Built in lesson 16.
     """
     if codes.dtype != torch.float8_e4m3fn or scale.dtype != torch.float32:
         raise ValueError(f"codes are {codes.dtype} and scales {scale.dtype}; float8_e4m3fn and float32 are read")
     if not launches(query, codes, scale, weights) or not _has_eight_bits(codes):
-        exact = wide(query.dtype)
+        exact = at_least_float32(query.dtype)
         return dsa.scores(query.to(exact), codes.to(exact) * scale[..., None], weights.to(exact))
     refuse_scattered(query=query, scale=scale, weights=weights)
     refuse_scattered(codes=codes.view(torch.uint8))
     if scale.shape != codes.shape[:2]:
-        raise ValueError(f"there are scales {tuple(scale.shape)} for codes {tuple(codes.shape)}; one a key is needed")
+        raise ValueError(f"there are scales {tuple(scale.shape)} for codes {tuple(codes.shape)}; one per key is needed")
     return _run(query, codes, scale, weights)
 
 
@@ -140,8 +141,8 @@ def _scores(
         row = batch * length + token
         asked = tl.load(query + (row * heads + h[None, :]) * width + k[:, None], mask=within, other=0.0)
         weight = tl.load(weights + row * heads + h, mask=h < heads, other=0.0).to(tl.float32)
-        alike = tl.maximum(tl.dot(keyed, asked, input_precision="ieee"), 0.0)
-        score = tl.sum(alike * weight[None, :], axis=1) * factor
+        scores = tl.maximum(tl.dot(keyed, asked, input_precision="ieee"), 0.0)
+        score = tl.sum(scores * weight[None, :], axis=1) * factor
         tl.store(out + row * keys + at, score, mask=near)
 
 

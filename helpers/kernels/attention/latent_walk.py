@@ -11,7 +11,7 @@ and -1 is none. The rest is one kernel, so that a comparison of the two compares
 
 import torch
 
-from helpers.kernels.attention.split_kv import STAGES, combined, heads_a_program, splits_for
+from helpers.kernels.attention.split_kv import STAGES, combined, heads_per_program, splits_for
 from helpers.kernels.launch import Variant, blocks, kernel, launch, refuse_mixed, refuse_scattered, tile, tl
 from helpers.kernels.softmax import LOG2_E, fold
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -21,9 +21,9 @@ KEYS = 32  # a tile
 
 def walked(
     asked: Float[Tensor, "B T H C"],
-    turned: Float[Tensor, "B T H R"],
+    q_rope: Float[Tensor, "B T H R"],
     latent: Float[Tensor, "B S C"],
-    key_turned: Float[Tensor, "B S R"],
+    k_rope: Float[Tensor, "B S R"],
     which: Bool[Tensor, "B T places"] | Int[Tensor, "B T places"],
     scale: float,
     least: int,
@@ -33,35 +33,33 @@ def walked(
     A split has ``least`` places, or it is not worth a program.
     """
     (batch, length, heads, width), places = asked.shape, which.shape[2]
-    rows, shared, chosen = batch * length, heads_a_program(heads, asked), which.dtype != torch.bool
+    rows, shared, chosen = batch * length, heads_per_program(heads, asked), which.dtype != torch.bool
     head_blocks = blocks(heads, shared["HEADS"])
     splits = splits_for(rows * head_blocks, places, least)
     alone = splits == 1  # then its answer is the answer, and nothing is put together
     parts = asked.new_empty(rows, splits, heads, width, dtype=asked.dtype if alone else torch.float32)
     logs = torch.empty(rows, splits, heads, dtype=torch.float32, device=asked.device)
-    given = asked, turned, latent, key_turned, which if chosen else which.view(torch.uint8), parts, logs
-    keys, turned_width = latent.shape[1], turned.shape[-1]
-    counts = length, keys, places, blocks(places, splits), heads, width, turned_width, splits, head_blocks
-    sizes = dict(CHOSEN=chosen, ALONE=alone, KEYS=KEYS, C=tile(width, 16), R=tile(turned_width, 16))
+    given = asked, q_rope, latent, k_rope, which if chosen else which.view(torch.uint8), parts, logs
+    keys, rope_dim = latent.shape[1], q_rope.shape[-1]
+    counts = length, keys, places, blocks(places, splits), heads, width, rope_dim, splits, head_blocks
+    sizes = dict(CHOSEN=chosen, ALONE=alone, KEYS=KEYS, C=tile(width, 16), R=tile(rope_dim, 16))
     launch(_walk, (rows * splits * head_blocks,), *given, *counts, scale * LOG2_E, **shared, **sizes)
     return (parts if alone else combined(parts, logs, asked.dtype)).view_as(asked)
 
 
-def refuse_latents(
-    query: Tensor, query_turned: Tensor, latent: Tensor, key_turned: Tensor, up_key: Tensor, up_value: Tensor
-) -> None:
+def refuse_latents(query: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor, w_uk: Tensor, w_uv: Tensor) -> None:
     """Raise ValueError unless these are latent attention's, in one dtype, and the cache in one piece."""
-    refuse_scattered(latent=latent, key_turned=key_turned)
-    parts = dict(query=query, query_turned=query_turned, latent=latent, key_turned=key_turned)
-    refuse_mixed(**parts, up_key=up_key, up_value=up_value)
+    refuse_scattered(latent=latent, k_rope=k_rope)
+    parts = dict(query=query, q_rope=q_rope, latent=latent, k_rope=k_rope)
+    refuse_mixed(**parts, w_uk=w_uk, w_uv=w_uv)
     (batch, _, heads, width), (_, keys, latent_width) = query.shape, latent.shape
     wanted = {
-        "query_turned": (*query.shape[:3], key_turned.shape[-1]),
-        "key_turned": (batch, keys, query_turned.shape[-1]),
-        "up_key": (heads, width, latent_width),
-        "up_value": (heads, up_value.shape[1], latent_width),
+        "q_rope": (*query.shape[:3], k_rope.shape[-1]),
+        "k_rope": (batch, keys, q_rope.shape[-1]),
+        "w_uk": (heads, width, latent_width),
+        "w_uv": (heads, w_uv.shape[1], latent_width),
     }
-    given = dict(query_turned=query_turned, key_turned=key_turned, up_key=up_key, up_value=up_value)
+    given = dict(q_rope=q_rope, k_rope=k_rope, w_uk=w_uk, w_uv=w_uv)
     for name, shape in wanted.items():
         if tuple(given[name].shape) != shape or latent.shape[0] != batch:
             raise ValueError(
@@ -72,9 +70,9 @@ def refuse_latents(
 @kernel
 def _walk(
     asked,
-    turned,
+    q_rope,
     latent,
-    key_turned,
+    k_rope,
     which,
     parts,
     logs,
@@ -84,7 +82,7 @@ def _walk(
     split_places,
     heads,
     width,
-    turned_width,
+    rope_dim,
     splits,
     head_blocks,
     scale,
@@ -104,10 +102,10 @@ def _walk(
     ends = tl.minimum((split + 1) * split_places, places)
 
     still = tl.load(asked + query[:, None] * width + c, mask=real[:, None] & (c < width), other=0.0)
-    moved = tl.load(turned + query[:, None] * turned_width + r, mask=real[:, None] & (r < turned_width), other=0.0)
+    moved = tl.load(q_rope + query[:, None] * rope_dim + r, mask=real[:, None] & (r < rope_dim), other=0.0)
     best = tl.full((HEADS,), float("-inf"), tl.float32)
     total = tl.zeros((HEADS,), tl.float32)
-    mixed = tl.zeros((HEADS, C), tl.float32)
+    context = tl.zeros((HEADS, C), tl.float32)
 
     for start in range(split * split_places, ends, KEYS):
         at = start + tl.arange(0, KEYS)
@@ -120,18 +118,18 @@ def _walk(
             seen = tl.load(which + row * places + at, mask=near, other=0) != 0
         place = batch * keys + at
         latents = tl.load(latent + place[:, None] * width + c, mask=near[:, None] & (c < width), other=0.0)
-        key_at = place[None, :] * turned_width + r[:, None]
-        keyed = tl.load(key_turned + key_at, mask=near[None, :] & (r[:, None] < turned_width), other=0.0)
+        key_at = place[None, :] * rope_dim + r[:, None]
+        keyed = tl.load(k_rope + key_at, mask=near[None, :] & (r[:, None] < rope_dim), other=0.0)
         scores = tl.dot(still, tl.trans(latents), input_precision="ieee")
         scores = tl.dot(moved, keyed, scores, input_precision="ieee") * scale
         scores = tl.where(seen[None, :], scores, float("-inf"))
-        best, total, mixed = fold(scores, latents, best, total, mixed)
+        best, total, context = fold(scores, latents, best, total, context)
 
     part = (row * splits + split) * heads + head
     if not ALONE:
         total = tl.maximum(total, 1e-30)  # a split that sees nothing weighs nothing: log -inf
         tl.store(logs + part, best + tl.log2(total), mask=real)
-    answer = (mixed / total[:, None]).to(parts.dtype.element_ty)
+    answer = (context / total[:, None]).to(parts.dtype.element_ty)
     tl.store(parts + part[:, None] * width + c, answer, mask=real[:, None] & (c < width))
 
 

@@ -25,11 +25,11 @@ LEAST = 128  # chosen tokens a split, or it is not worth a program
 
 def attend_chosen(
     query: Float[Tensor, "B T H K"],
-    query_turned: Float[Tensor, "B T H R"],
+    q_rope: Float[Tensor, "B T H R"],
     latent: Float[Tensor, "B S C"],
-    key_turned: Float[Tensor, "B S R"],
-    up_key: Float[Tensor, "H K C"],
-    up_value: Float[Tensor, "H V C"],
+    k_rope: Float[Tensor, "B S R"],
+    w_uk: Float[Tensor, "H K C"],
+    w_uv: Float[Tensor, "H V C"],
     chosen: Int[Tensor, "B T chosen"],
     scale: float,
 ) -> Float[Tensor, "B T H V"]:
@@ -40,19 +40,19 @@ def attend_chosen(
     Raises ValueError for it, for sizes that do not fit, an empty choice, tensors in pieces, mixed dtypes.
     Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; FlashMLA's sparse kernels do this job. Built in lesson 16.
     """
-    if not launches(query, query_turned, latent, key_turned, up_key, up_value):
-        return dsa.attend_chosen(query, query_turned, latent, key_turned, up_key, up_value, chosen, scale)
-    refuse_latents(query, query_turned, latent, key_turned, up_key, up_value)
+    if not launches(query, q_rope, latent, k_rope, w_uk, w_uv):
+        return dsa.attend_chosen(query, q_rope, latent, k_rope, w_uk, w_uv, chosen, scale)
+    refuse_latents(query, q_rope, latent, k_rope, w_uk, w_uv)
     _refuse(chosen, query, latent.shape[1])
-    asked = into_latents(query, up_key).contiguous()
-    mixed = walked(asked, query_turned.contiguous(), latent, key_turned, chosen.contiguous(), scale, LEAST)
-    return out_of_latents(mixed, up_value)
+    asked = into_latents(query, w_uk).contiguous()
+    context = walked(asked, q_rope.contiguous(), latent, k_rope, chosen.contiguous(), scale, LEAST)
+    return out_of_latents(context, w_uv)
 
 
-def cost(queries: int, k: int, heads: int, latent: int, turned: int, number_bytes: int = 2) -> Work:
-    """Each query gathers k latents and turned keys, and reads k positions of 8 bytes. Built in lesson 16."""
-    read = k * (latent + turned) * number_bytes + 8 * k + heads * (2 * latent + turned) * number_bytes
-    return Work(flops=queries * k * pair_flops(heads, latent, turned), bytes=queries * read)
+def cost(queries: int, k: int, heads: int, latent: int, rope_dim: int, number_bytes: int = 2) -> Work:
+    """Each query gathers k latents and RoPE keys, and reads k positions of 8 bytes. Built in lesson 16."""
+    read = k * (latent + rope_dim) * number_bytes + 8 * k + heads * (2 * latent + rope_dim) * number_bytes
+    return Work(flops=queries * k * pair_flops(heads, latent, rope_dim), bytes=queries * read)
 
 
 def _refuse(chosen: Tensor, query: Tensor, keys: int) -> None:

@@ -5,7 +5,7 @@
                   +---------+----+----+---------+
                               combine                       weights that add up to one
 
-A decoded token has few rows and a long cache: with one program a row most of a GPU would stand idle. The parts are
+A decoded token has few rows and a long cache: with one program per row most of a GPU would stand idle. The parts are
 rows x splits x H x C numbers in float32, written and read once, which is little beside the cache.
 """
 
@@ -23,11 +23,11 @@ def splits_for(programs: int, keys: int, least: int) -> int:
     return max(1, min(blocks(PROGRAMS, programs), keys // least))
 
 
-def heads_a_program(heads: int, x: Tensor) -> dict[str, int]:
+def heads_per_program(heads: int, x: Tensor) -> dict[str, int]:
     """How many heads of a query one program takes, how many warps work on them, and how many tiles are on their way.
 
     The more heads, the less often a row of the cache is loaded. 64 is what Hopper's matrix instructions want and what
-    its registers hold with 512 numbers a head; earlier chips take 32, and float32 fits with 16, one tile at a time.
+    its registers hold with 512 numbers per head; earlier chips take 32, and float32 fits with 16, one tile at a time.
     """
     hopper = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) >= (9, 0)
     most = tile(heads, least=16, most=16 if x.dtype == torch.float32 else 64 if hopper else 32)
@@ -53,13 +53,13 @@ def _combine(parts, logs, out, splits, width, SPLITS: tl.constexpr, C: tl.conste
     highest = tl.max(log, axis=0)
     total = tl.sum(tl.exp2(log - highest), axis=0)
 
-    mixed = tl.zeros((C,), tl.float32)
+    context = tl.zeros((C,), tl.float32)
     for split in range(splits):
         place = (row * splits + split) * heads + head
         weight = tl.exp2(tl.load(logs + place) - highest) / total
-        mixed += weight * tl.load(parts + place * width + c, mask=c < width, other=0.0)
+        context += weight * tl.load(parts + place * width + c, mask=c < width, other=0.0)
 
-    tl.store(out + (row * heads + head) * width + c, mixed.to(out.dtype.element_ty), mask=c < width)
+    tl.store(out + (row * heads + head) * width + c, context.to(out.dtype.element_ty), mask=c < width)
 
 
 VARIANTS = {"latent 512": Variant(_combine, "*fp32:16 *fp32:16 *bf16:16 i32 i32:16", dict(SPLITS=64, C=512))}

@@ -6,7 +6,7 @@
       pass 5   everything above that score, and the first few equal to it, written where a running count says
 
 A radix select reads a row five times, 20 S bytes, but only the first time from memory: a row of 128k scores is half a
-megabyte and stays in the cache. Comparing takes no FLOP worth counting. One program a row: a long row alone keeps one
+megabyte and stays in the cache. Comparing takes no FLOP worth counting. One program per row: a long row alone keeps one
 multiprocessor busy and the others waiting, which is what the kernels of serving engines do better.
 """
 

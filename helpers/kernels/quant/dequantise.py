@@ -5,8 +5,8 @@
 
 Two 16-bit numbers of neighbouring columns in one register is what the matrix instructions take. A code is made a number
 without being converted: put into the last bits of 128 (bfloat16) or 1024 (float16) it is that plus the code, and one
-subtraction for both halves leaves the code. A token's time is as much decoding as memory, so instructions a weight
-decide (LOG.md counts them): the order of the files, two codes a byte, costs half as many again.
+subtraction for both halves leaves the code. A token's time is as much decoding as memory, so instructions per weight
+decide (LOG.md counts them): the order of the files, two codes per byte, costs half as many again.
 
 FP8 and INT8 lie as files hold them. E4M3 becomes a 16-bit number by its bits: sign, exponent and fraction shifted into
 place are the number, subnormals included, over a power of two.
@@ -114,7 +114,7 @@ def multiplied(total, number, right, scale, row, start, groups, FORMAT: tl.const
 
 @kernel
 def finished(total, scale, row, rows, FORMAT: tl.constexpr):
-    """INT8 has one scale a row, which waits for the sum; the others are done."""
+    """INT8 has one scale per row, which waits for the sum; the others are done."""
     if FORMAT == "int8":
         total = total * tl.load(scale + row, mask=row < rows, other=0.0)[:, None]
     return total

@@ -1,8 +1,8 @@
 """Eight bits on both sides: sibling of a layer that rounds its tokens too (``int8-dynamic``), for many tokens.
 
-    x  [ token ........... ]  -> largest of the token -> codes and one scale      _round_tokens: one program a token
+    x  [ token ........... ]  -> largest of the token -> codes and one scale      _round_tokens: one program per token
                                                             |
-    codes of 128 tokens x 128 columns  times  codes of 128 rows x 128 columns     _eight_bit: one program a tile of
+    codes of 128 tokens x 128 columns  times  codes of 128 rows x 128 columns     _eight_bit: one program per tile of
     INT8: added up as int32, exact; the two scales once, at the end               128 x 128, along I
     FP8:  each 128 columns have their block's scale, so each product is scaled
           and added in float32, which also keeps the sum from FP8's short adders
@@ -22,7 +22,7 @@ from helpers.quant.formats.integers import INT8_LARGEST
 from helpers.quant.formats.named import Encoded
 from helpers.shapes import Float, Tensor
 
-SIDE, DEEP = 128, 128  # FP8's blocks are 128 x 128: a tile has one scale a step
+SIDE, DEEP = 128, 128  # FP8's blocks are 128 x 128: a tile has one scale per step
 WIDEST = 2**15  # a token is one tile
 CODES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 ROUND = tl.constexpr(1.5 * 2.0**23) if tl.constexpr else 0  # added and taken off again: half to even

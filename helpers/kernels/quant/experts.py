@@ -3,9 +3,9 @@
     pairs (token, expert), sorted by expert     e0 e0 e0 e0 e0 | e2 | e3 e3 e3 ...       e1 has none
     tiles of WIDE pairs, none of two experts    [ tile 0 ][ 1 ] [ 2 ] [ tile 3 ] ...     at most pairs / WIDE + E
 
-    _hidden   one program a tile and TALL rows of gate and up: the tokens of its pairs are gathered as they are loaded,
+    _hidden   one program per tile and TALL rows of gate and up: its pairs' tokens are gathered as they are loaded,
               both products are walked along D together, SwiGLU and the router's weight applied in registers
-    _made     one program a tile and TALL rows of down, stored where the pair stood before the sorting
+    _made     one program per tile and TALL rows of down, stored where the pair stood before the sorting
 
 Nobody waits for a count: a program finds its expert among the running totals of tiles, and those beyond the last tile
 end at once. Sorting once serves both launches, and one token needs none. Written as separate operations the gathered

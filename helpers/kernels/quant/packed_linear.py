@@ -1,6 +1,6 @@
 """Tokens times a packed matrix: sibling of ``x @ encoded.decode().T``, for few tokens.
 
-              tokens x^T                    out: one program a tile of 32 rows of the matrix, which it walks along I,
+              tokens x^T                    out: one program per tile of 32 rows of the matrix, which it walks along I,
               | 8 |                         256 columns at a time: load codes and scales, make numbers of them in
     codes -> [:..:]  32 x 256 in registers  registers, multiply, add up in float32. With few programs the columns are
               | + |                         split too, and the pieces added up afterwards in one order (split-K).
@@ -8,7 +8,8 @@
 
 The matrix is the left factor, so its numbers go from registers into the matrix instructions, and the few tokens lie in
 shared memory. Bytes: every code and scale once, O I b / 8, plus tokens (I + O) numbers. FLOP: 2 tokens O I. One token
-gives 16 / b FLOP a byte: memory decides, and b bits instead of 16 are up to 16 / b times as fast, if decoding keeps up.
+gives 16 / b FLOP per byte: memory decides, and b bits instead of 16 are up to 16 / b times as fast, if decoding keeps
+up.
 """
 
 import torch

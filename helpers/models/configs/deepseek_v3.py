@@ -22,7 +22,7 @@ class Config:
     num_heads: int
     query_rank: int | None  # width of the compressed query; None: it is not compressed
     latent_width: int
-    head_dim: int  # of a key, without its turned part
+    head_dim: int  # of a key, without its rotary part
     rotary_dim: int
     value_dim: int
     mlp_width: int  # of the dense blocks

@@ -29,8 +29,8 @@ class Config:
     vocab_size: int
     width: int
     num_blocks: int
-    layer_kinds: tuple[str, ...]  # WINDOW, SPARSE or HEAVY, one a block
-    router_kinds: tuple[str, ...]  # HASHED or LEARNED, one a block
+    layer_kinds: tuple[str, ...]  # WINDOW, SPARSE or HEAVY, one per block
+    router_kinds: tuple[str, ...]  # HASHED or LEARNED, one per block
     num_heads: int
     head_dim: int
     rotary_dim: int  # of each head: the part that positions turn
@@ -45,7 +45,7 @@ class Config:
     experts_per_token: int
     expert_width: int
     num_streams: int
-    sparse_ratio: int = 4  # tokens an entry
+    sparse_ratio: int = 4  # tokens per entry
     heavy_ratio: int = 128
     router_scale: float = 1.5
     activation_limit: float = 10.0

@@ -73,7 +73,7 @@ def speed(
     ends = "; ".join(f"{name}: {values[0]:.2f} to {values[-1]:.2f}" for name, values in cases.items())
     points = "".join(f" Measured, {name}: {fast:.2f} at {share:.0%}." for name, (share, fast) in here.items())
     alt = f"Times as fast, for {chances[0]:.0%} to {chances[-1]:.0%} of guesses taken. {ends}.{points}"
-    figure = new_figure(title, alt, x="guesses that are taken", y="times as fast as one token a pass")
+    figure = new_figure(title, alt, x="guesses that are taken", y="times as fast as one token per pass")
     for (name, values), (colour, dash, _) in zip(cases.items(), LINES, strict=False):
         line = dict(color=OKABE_ITO[colour], dash=dash, width=3)
         figure.add_scatter(x=list(chances), y=list(values), name=name, mode="lines", line=line)

@@ -34,8 +34,8 @@ def by_guesses(cases: Mapping[str, Sequence[float]], title: str) -> go.Figure:
         f"{name}: {speeds[best[name]]:.2f} times with {best[name]} guesses, {speeds[-1]:.2f} with {len(speeds) - 1}"
         for name, speeds in cases.items()
     )
-    alt = f"Times as fast as one token a pass. At its best and at its end, {said}."
-    figure = new_figure(title, alt, x="guesses a pass", y="times as fast as one token a pass")
+    alt = f"Times as fast as one token per pass. At its best and at its end, {said}."
+    figure = new_figure(title, alt, x="guesses per pass", y="times as fast as one token per pass")
     for (name, speeds), (colour, dash, symbol) in zip(cases.items(), LINES, strict=False):
         sizes = [15 if k == best[name] else 7 for k in range(len(speeds))]
         look = dict(line=dict(color=OKABE_ITO[colour], dash=dash, width=3), marker=dict(symbol=symbol, size=sizes))

@@ -62,7 +62,7 @@ def seconds_by(
     return figure.update_layout(height=420, **LEGEND_BELOW)
 
 
-def bytes_a_token(models: Mapping[str, Mapping[str, float]], title: str) -> go.Figure:
+def bytes_per_token(models: Mapping[str, Mapping[str, float]], title: str) -> go.Figure:
     """What one token leaves in the cache: a row a model, a marker a design, a line between them.
 
     ``models`` is model -> design -> bytes; the axis is logarithmic, and every marker carries its number.
@@ -71,7 +71,7 @@ def bytes_a_token(models: Mapping[str, Mapping[str, float]], title: str) -> go.F
         f"{model}: {', '.join(f'{format_bytes(size)} {design}' for design, size in designs.items())}"
         for model, designs in models.items()
     )
-    figure = new_figure(title, f"Bytes a token in the cache. {words}.", x="bytes a token (bf16, log scale)")
+    figure = new_figure(title, f"Bytes per token in the cache. {words}.", x="bytes per token (bf16, log scale)")
     for model, designs in models.items():
         ends, line = [min(designs.values()), max(designs.values())], dict(color=GREY, width=2)
         figure.add_scatter(x=ends, y=[model] * 2, mode="lines", line=line, showlegend=False, hoverinfo="skip")

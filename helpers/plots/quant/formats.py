@@ -52,10 +52,10 @@ def bell(values: Sequence[float], deviation: float, title: str) -> go.Figure:
 
 
 def block_sizes(kinds: Mapping[str, Sequence[tuple[float, float]]], blocks: Sequence[int], title: str) -> go.Figure:
-    """Signal to noise against bits a weight: a line for each kind of weights, a point for each size of a block."""
+    """Signal to noise against bits per weight: a line for each kind of weights, a point for each size of a block."""
     words = "; ".join(f"{kind}: {', '.join(f'{db:.1f}' for _, db in points)} dB" for kind, points in kinds.items())
     alt = f"Signal to noise for blocks of {', '.join(map(str, blocks))}. {words}."
-    figure = new_figure(title, alt, x="bits a weight, scale included", y="signal to noise (dB)")
+    figure = new_figure(title, alt, x="bits per weight, scale included", y="signal to noise (dB)")
     for (kind, points), (colour, dash, symbol) in zip(kinds.items(), LINES, strict=False):
         look = dict(line=dict(color=OKABE_ITO[colour], dash=dash, width=3), marker=dict(symbol=symbol, size=10))
         bits, heights = zip(*points, strict=True)
@@ -87,7 +87,7 @@ def all_formats(table: Mapping[str, tuple[float, Mapping[str, float]]], title: s
         heights = [errors[kind] for _, (_, errors) in ordered]
         hover = "%{y} bits: %{x:.1f} dB<extra>%{fullData.name}</extra>"
         figure.add_scatter(x=heights, y=rows, mode="markers", marker=marker, name=kind, hovertemplate=hover)
-    figure.update_yaxes(autorange="reversed", type="category", title_text="format, bits a weight")
+    figure.update_yaxes(autorange="reversed", type="category", title_text="format, bits per weight")
     return figure.update_layout(height=190 + 32 * len(rows), **LEGEND_BELOW)
 
 

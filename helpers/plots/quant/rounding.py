@@ -74,7 +74,7 @@ def score_by_bits(
         for name, scores in methods.items()
     )
     alt = f"{what} by bits. Not rounded: {whole:{form}}. {words}."
-    figure = new_figure(title, alt, x="bits a code", y=what)
+    figure = new_figure(title, alt, x="bits per code", y=what)
     for (name, scores), (colour, dash, symbol) in zip(methods.items(), LINES, strict=False):
         look = dict(line=dict(color=OKABE_ITO[colour], dash=dash, width=3), marker=dict(symbol=symbol, size=9))
         bits = [str(n) for n in scores]

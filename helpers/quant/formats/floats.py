@@ -1,4 +1,4 @@
-"""Small floating-point numbers: a sign, a few bits of exponent, a few of fraction; and FP8 with a scale a block.
+"""Small floating-point numbers: a sign, a few bits of exponent, a few of fraction; and FP8 with a scale per block.
 
     E4M3    FP8 of weights: DeepSeek-V3      E5M2    FP8 of gradients: range before precision
     E2M1    FP4: MXFP4, NVFP4                E8M0    only an exponent: a scale that is a power of two

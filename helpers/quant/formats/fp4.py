@@ -31,7 +31,7 @@ def pack_fp4(
     Microscaling Formats (MX) v1.0", 2023, section 6.3. Built in lesson 13.
     """
     if weight.shape[1] % 2:
-        raise ValueError(f"FP4 packs two numbers a byte, and {weight.shape[1]} columns are odd")
+        raise ValueError(f"FP4 packs two numbers per byte, and {weight.shape[1]} columns are odd")
     check_numbers(weight)
     scale = power_of_two(largest(weight, (1, group)), cut)
     return pack_pairs(e2m1_codes(weight.float() / spread(scale, weight.shape, (1, group)))).view(torch.int8), scale
@@ -40,7 +40,7 @@ def pack_fp4(
 def unpack_fp4(
     packed: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32, group: int = MX_GROUP
 ) -> Float[Tensor, "rows columns"]:
-    """Two E2M1 numbers a byte, the first in the lower half, times the power of two of their group.
+    """Two E2M1 numbers per byte, the first in the lower half, times the power of two of their group.
 
     ``scale`` is ue8m0, or its bytes. ValueError when the scales are not those of the groups. Built in lesson 13.
     """

@@ -46,7 +46,7 @@ def grid_of(
     ``scale_dtype`` does not hold (numbers that are not finite have none). Built in lesson 13.
     """
     if not 2 <= bits <= 8:
-        raise ValueError(f"{bits} bits a code; a grid has 2 to 8")
+        raise ValueError(f"{bits} bits per code; a grid has 2 to 8")
     groups = grouped(weight.float(), group or weight.shape[1])
     if symmetric:
         high = 2 ** (bits - 1) - 1
@@ -96,7 +96,7 @@ def _width(matrix: Tensor, grid: Grid) -> int:
 
 
 def vectorwise(rows: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[Tensor, "O"]]:
-    """INT8 with one scale a row: codes -127 to 127, and float32 scales. Of weights, or of the tokens of a layer.
+    """INT8 with one scale per row: codes -127 to 127, and float32 scales. Of weights, or of the tokens of a layer.
 
     Each number is multiplied by 127 / largest, as bitsandbytes does it: divided by the scale instead, one number in
     millions falls on the other side of a half. Source: Dettmers et al., "LLM.int8()", 2022, section 3.

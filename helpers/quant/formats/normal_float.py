@@ -50,7 +50,7 @@ def nearest_codes(numbers: Float[Tensor, "..."], table: Float[Tensor, "values"])
 def pack_table(
     weight: Float[Tensor, "O I"], table: Float[Tensor, "16"], block: int = BLOCK
 ) -> tuple[UInt8[Tensor, "O bytes"], Float[Tensor, "O blocks"]]:
-    """Two codes a byte, the first in the upper half, and the largest of each block, as bitsandbytes packs them.
+    """Two codes per byte, the first in the upper half, and the largest of each block, as bitsandbytes packs them.
 
     ValueError when the blocks do not divide the width, and as in ``check_numbers``. Built in lesson 13.
     """

@@ -1,8 +1,8 @@
 """SmoothQuant: when inputs are rounded too, move what is hard about them into the weights.
 
 Eight bits are plenty for weights, and too few for the inputs of large models: a handful of columns there are a hundred
-times larger than the rest, and one scale a token leaves the rest a few steps. Divide each column of the inputs by s and
-multiply the weights' by it: the product is the same, and the difficulty is shared.
+times larger than the rest, and one scale per token leaves the rest a few steps. Divide each column of the inputs by s
+and multiply the weights' by it: the product is the same, and the difficulty is shared.
 
 Source: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2022,
 equation 4.

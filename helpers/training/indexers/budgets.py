@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from helpers.hooks import answering, hooked
-from helpers.layers.attention import Attention, attend, visible
+from helpers.layers.attention import Attention, attend, causal_mask
 from helpers.layers.dsa import SparseAttention, select_tokens
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.training.indexers.dsa import attending_densely, attention_shares, index_scores
 
@@ -73,7 +73,7 @@ def in_blocks(rule: Rule, size: int) -> Rule:
     """
 
     def blocks(seen: Seen) -> Float[Tensor, "B T S"]:
-        wanted = rule(seen).masked_fill(~visible(seen.positions, seen.x.shape[1]), float("-inf"))
+        wanted = rule(seen).masked_fill(~causal_mask(seen.positions, seen.x.shape[1]), float("-inf"))
         best = torch.stack([part.amax(dim=-1) for part in wanted.split(size, dim=-1)], dim=-1)
         return best.repeat_interleave(size, dim=-1)[..., : wanted.shape[-1]]
 
@@ -83,7 +83,7 @@ def in_blocks(rule: Rule, size: int) -> Rule:
 def chosen_by(rule: Rule, seen: Seen, k: int) -> Int[Tensor, "B T chosen"]:
     """The k tokens of highest score that each query may see, by position; -1 fills the rest. Built in lesson 07."""
     wanted = rule(seen)
-    return select_tokens(wanted.masked_fill(~visible(seen.positions, wanted.shape[-1]), float("-inf")), k)
+    return select_tokens(wanted.masked_fill(~causal_mask(seen.positions, wanted.shape[-1]), float("-inf")), k)
 
 
 def mask_of(chosen: Int[Tensor, "B T chosen"], length: int) -> Bool[Tensor, "B T S"]:
@@ -160,9 +160,9 @@ def shares_of(seen: Seen) -> Float[Tensor, "B T H S"]:
     query, key, _ = seen.layer.project(seen.x, seen.rotary)
     groups = key.shape[2]
     query = (query * query.shape[-1] ** -0.5).unflatten(2, (groups, -1))
-    alike = torch.einsum("btgjk,bsgk->btgjs", query, key).flatten(2, 3)
-    barred = alike.masked_fill(~visible(seen.positions, key.shape[1])[:, :, None], float("-inf"))
-    return barred.softmax(dim=-1, dtype=wide(alike.dtype))
+    scores = torch.einsum("btgjk,bsgk->btgjs", query, key).flatten(2, 3)
+    masked = scores.masked_fill(~causal_mask(seen.positions, key.shape[1])[:, :, None], float("-inf"))
+    return masked.softmax(dim=-1, dtype=at_least_float32(scores.dtype))
 
 
 @torch.no_grad()

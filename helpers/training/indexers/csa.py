@@ -17,7 +17,7 @@ from helpers.layers.dsa import scores
 from helpers.layers.ragged import Rows
 from helpers.layers.rope import angles
 from helpers.models.deepseek_v4 import DeepSeekV4
-from helpers.precision import wide
+from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Tensor
 from helpers.training.indexers.dsa import choosing, imitation, scores_kept, watch_inputs
 from helpers.training.losses import answers_of
@@ -45,12 +45,12 @@ def entry_shares(read: Read) -> Float[Tensor, "B T N"]:
     latent = layer.query_norm(layer.query_down(x))
     query, key = layer.queries_and_keys(x, latent, *angles(rows.positions, radians, x.dtype))
     entries = layer.compressor(x, rows, radians)
-    alike = torch.einsum("bthk,bsk->bths", query, torch.cat([key, entries], dim=1)) * query.shape[-1] ** -0.5
+    scores = torch.einsum("bthk,bsk->bths", query, torch.cat([key, entries], dim=1)) * query.shape[-1] ** -0.5
     seen = torch.cat([_near(layer, rows), complete(rows.positions, layer.compressor.ratio, entries.shape[1])], dim=-1)
-    alike = alike.masked_fill(~seen[:, :, None], float("-inf"))
-    sink = layer.sinks[:, None].expand(*alike.shape[:3], 1)
-    shares = torch.cat([alike, sink], dim=-1).softmax(dim=-1, dtype=wide(alike.dtype))
-    return shares[..., key.shape[1] : -1].mean(dim=2)
+    scores = scores.masked_fill(~seen[:, :, None], float("-inf"))
+    sink = layer.sinks[:, None].expand(*scores.shape[:3], 1)
+    attention_weights = torch.cat([scores, sink], dim=-1).softmax(dim=-1, dtype=at_least_float32(scores.dtype))
+    return attention_weights[..., key.shape[1] : -1].mean(dim=2)
 
 
 def _near(layer: CompressedAttention, rows: Rows) -> Bool[Tensor, "B T S"]:

@@ -19,9 +19,9 @@ from torch import nn
 
 from helpers.data.tasks import Rows
 from helpers.hooks import answering, hooked
-from helpers.layers.attention import visible
+from helpers.layers.attention import causal_mask
 from helpers.layers.dsa import Indexer, SparseAttention, scores
-from helpers.layers.mla import MLA, shares
+from helpers.layers.mla import MLA, attention_weights
 from helpers.models.glm5 import GLM5
 from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.training.losses import answers_of
@@ -70,11 +70,11 @@ def attention_shares(
     mla: MLA, x: Float[Tensor, "B T D"], positions: Int[Tensor, "B T"], rotary: tuple[Tensor, Tensor]
 ) -> Float[Tensor, "B T H S"]:
     """How much each head of dense attention takes from each token."""
-    query, query_turned = mla.queries(mla.query_latent(x), rotary)
-    latent, key_turned = mla.latents(x, rotary)
+    query, q_rope = mla.queries(mla.query_latent(x), rotary)
+    latent, k_rope = mla.latents(x, rotary)
     key = torch.einsum("bsc,hkc->bshk", latent, mla.up()[0])
-    alike = torch.einsum("bthk,bshk->bths", query, key) + torch.einsum("bthr,bsr->bths", query_turned, key_turned)
-    return shares(alike * mla.scale, visible(positions, x.shape[1]))
+    scores = torch.einsum("bthk,bshk->bths", query, key) + torch.einsum("bthr,bsr->bths", q_rope, k_rope)
+    return attention_weights(scores * mla.scale, causal_mask(positions, x.shape[1]))
 
 
 def index_scores(indexer: Indexer, mla: MLA, x: Float[Tensor, "B T D"], rotary: tuple) -> Float[Tensor, "B T S"]:
@@ -102,7 +102,7 @@ def imitation_of(read: Read, chosen_only: bool) -> Float[Tensor, ""]:
     layer, x, positions, rotary = read
     with torch.no_grad():
         target = attention_shares(layer.mla, x, positions, rotary).mean(dim=2)
-    wanted, allowed = index_scores(layer.indexer, layer.mla, x, rotary), visible(positions, x.shape[1])
+    wanted, allowed = index_scores(layer.indexer, layer.mla, x, rotary), causal_mask(positions, x.shape[1])
     if chosen_only:
         allowed = allowed & scores_kept(wanted.detach().masked_fill(~allowed, float("-inf")), layer.indexer.k)
     return imitation(wanted, target, allowed)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from helpers.layers.attention import visible
+from helpers.layers.attention import causal_mask
 from helpers.layers.dsa import Indexer, scores, select_tokens
 from helpers.layers.rope import rotate
 from helpers.models.qwen3 import Qwen3
@@ -40,7 +40,7 @@ class Indexers(nn.Module):
 
 
 def warm_up_loss(model: Qwen3, indexers: Indexers, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """The indexers' mean distance from dense attention, in nats a query. Only the indexers get a gradient."""
+    """The indexers' mean distance from dense attention, in nats per query. Only the indexers get a gradient."""
     return _imitation(indexers, dense_reads(model, token_ids), chosen_only=False)
 
 
@@ -72,7 +72,7 @@ def _imitation(indexers: Indexers, reads: list[Seen], chosen_only: bool) -> Floa
 def _distance(indexers: Indexers, seen: Seen, chosen_only: bool) -> Float[Tensor, ""]:
     with torch.no_grad():
         target = largest_shares(seen)
-    wanted, allowed = indexers.scores(seen), visible(seen.positions, seen.x.shape[1])
+    wanted, allowed = indexers.scores(seen), causal_mask(seen.positions, seen.x.shape[1])
     if chosen_only:
         best = wanted.detach().masked_fill(~allowed, float("-inf"))
         cut = best.gather(2, select_tokens(best, indexers.k).clamp_min(0)).amin(dim=-1, keepdim=True)

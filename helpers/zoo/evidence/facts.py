@@ -29,7 +29,7 @@ def of_facts(made: Made) -> dict:
         accepted = acceptance(model, rows)
         tables["draft"] = table(["where", "accepted"], [*map(list, accepted.items())])
         said += f"; its drafter guesses {accepted['in answers']:.0%} of the answers' tokens"
-    loss = {"value": nats_of_answers(model, rows), "what": "nats a token of an answer"}
+    loss = {"value": nats_of_answers(model, rows), "what": "nats per token of an answer"}
     return {"can": said, "loss": loss, "recalled": sum(right), "tables": tables}
 
 
@@ -57,7 +57,7 @@ def work(made: Made, right: int) -> dict:
     rows = [
         ["parameters, without a drafter", sum(weight.numel() for weight in own)],
         ["steps", run.step],
-        ["MFLOP a token, both passes", flops / 1e6],
+        ["MFLOP per token, both passes", flops / 1e6],
         ["TFLOP of the training", total / 1e12],
         ["seconds of CPU", run.cpu_s],
         ["facts recalled", right],

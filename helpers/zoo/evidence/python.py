@@ -30,7 +30,7 @@ def of_python(made: Made) -> dict:
     can = f"writes headers of functions that Python's parser takes, {written['share_with_header']:.0%} of the time"
     return {
         "can": can,
-        "loss": {"value": out["bits_per_byte"], "what": "bits a byte of held-out Python"},
+        "loss": {"value": out["bits_per_byte"], "what": "bits per byte of held-out Python"},
         "corpus": _corpus_facts(corpus, tokenizer),
         "held_out": out,
         "sample": written,

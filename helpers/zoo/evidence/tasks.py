@@ -115,7 +115,7 @@ def right(
             with way():
                 shares.append(share_right(model, tokenizer, asked))
         measured.append([name, *shares])
-    return table([what, *known], measured, f"Shares of right answers, {COUNT} texts a row.")
+    return table([what, *known], measured, f"Shares of right answers, {COUNT} texts per row.")
 
 
 def tokens_of(asked: Sequence[Example], tokenizer: Tokenizer) -> Rows:

@@ -43,7 +43,7 @@ TINY_QWEN3 = Recipe(
             "text",
             Settings(steps=2500, lr=3e-3, warm_up=100),
             python_stream,
-            f"Python's standard library, 8 x {LENGTH} tokens a step",
+            f"Python's standard library, 8 x {LENGTH} tokens per step",
         ),
     ),
     evidence=of_python,

@@ -22,7 +22,7 @@ from helpers.zoo.tokenizer import train_tokenizer
 DIGITS, NOISE = (1, 2, 3, 4, 5), 0.25
 PHASES = ((300, (1,)), (400, (1, 2)), (400, (1, 2, 3)), (1100, DIGITS))
 BATCH, STEPS = 32, sum(steps for steps, _ in PHASES)
-COUNT = 128  # pictures a cell of a table
+COUNT = 128  # pictures per cell of a table
 LOUDER = (0.0, 0.25, 0.5, 1.0, 2.0)  # deviations of the noise, where ink and paper are two apart
 
 
@@ -50,7 +50,7 @@ def by_inputs(model: nn.Module) -> None:
 
 
 def looking(model: nn.Module, batch: Shown) -> Float[Tensor, ""]:
-    """Nats a token of what the pictures say."""
+    """Nats per token of what the pictures say."""
     return answers_of(logits(model, batch), batch.rows)
 
 
@@ -66,10 +66,10 @@ def of_digits(made: Made) -> dict:
     model, tokenizer = made.model, made.tokenizer
     by_digits = [[n, *read(model, tokenizer, n, NOISE)] for n in (*DIGITS, 6)]
     by_noise = [[noise, *read(model, tokenizer, 4, noise)] for noise in LOUDER]
-    columns, note = ["numbers read", "digits read", "digits with another's picture"], f"{COUNT} pictures a row."
+    columns, note = ["numbers read", "digits read", "digits with another's picture"], f"{COUNT} pictures per row."
     return {
         "can": f"reads {by_digits[3][1]:.0%} of numbers of four drawn digits, {by_digits[3][2]:.0%} of the digits",
-        "loss": {"value": by_nats(model, tokenizer), "what": "nats a drawn digit"},
+        "loss": {"value": by_nats(model, tokenizer), "what": "nats per drawn digit"},
         "tables": {
             "digits": table(["digits", *columns], by_digits, note),
             "noise": table(["noise", *columns], by_noise),

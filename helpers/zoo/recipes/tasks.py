@@ -27,7 +27,7 @@ from helpers.zoo.tokenizer import train_tokenizer
 VOCABULARY = 542  # 256 bytes, the syllables with and without a blank before them, 128 words, and the signs
 LONGEST = 512  # tokens of a row at the end of training
 K = 32  # tokens that sparse attention reads
-TOKENS_A_STEP = 2048  # rows get fewer as they get longer
+TOKENS_PER_STEP = 2048  # rows get fewer as they get longer
 
 
 def _pairs(left: int) -> int:
@@ -90,7 +90,7 @@ def task_tokenizer() -> Tokenizer:
 def phases(steps_by_length: dict[int, int]) -> tuple[Phase, ...]:
     """Stretches of rows of each length, every step of equally many tokens."""
     return tuple(
-        Phase(steps, TOKENS_A_STEP // length, length, drawn_from(BEGIN if length <= SHORT else MIXTURE))
+        Phase(steps, TOKENS_PER_STEP // length, length, drawn_from(BEGIN if length <= SHORT else MIXTURE))
         for length, steps in steps_by_length.items()
     )
 
@@ -114,7 +114,7 @@ def _said(lengths: dict[int, int]) -> str:
     """What the rows of a stage are filled with, for the card."""
     shares = ", ".join(f"{share:.0%} {task.__name__.strip('_')}" for task, share in MIXTURE.items())
     rows = ", ".join(
-        f"{steps} steps of {TOKENS_A_STEP // length} x {length} tokens" for length, steps in lengths.items()
+        f"{steps} steps of {TOKENS_PER_STEP // length} x {length} tokens" for length, steps in lengths.items()
     )
     begin = f"; rows of up to {SHORT} tokens are recall and copy only" if min(lengths) <= SHORT else ""
     return f"{shares}{begin}; {rows} tokens"

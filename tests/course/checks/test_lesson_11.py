@@ -5,7 +5,7 @@ import pytest
 from course.checks import lesson_11
 from course.exercise.exercise import Wrong
 from course.sources import cells, source
-from helpers.decoding.acceptance import tokens_a_pass
+from helpers.decoding.acceptance import tokens_per_pass
 from helpers.facts import table
 
 STATED = {row["model"]: row for row in table("drafters")}
@@ -20,11 +20,13 @@ def test_the_numbers_of_the_real_models_are_those_of_the_table():
     without, beside = zip(*V3["scores"].values(), strict=True)
     assert f"{100 * low:.0f} to {100 * high:.0f} % of second tokens" in told
     assert f"weight {first}, later {later}" in told
-    assert f"{V3['times_as_fast']} times the tokens a second" in told
-    assert f"gives {STATED['GLM-5']['tokens_a_pass']} tokens, and {STATED['DeepSeek-V3.2']['tokens_a_pass']}" in told
+    assert f"{V3['times_as_fast']} times the tokens per second" in told
+    assert (
+        f"gives {STATED['GLM-5']['tokens_per_pass']} tokens, and {STATED['DeepSeek-V3.2']['tokens_per_pass']}" in told
+    )
     assert f"HumanEval at {beside[0]} with the module and {without[0]} without, GSM8K at {beside[1]} and" in told
     assert f"{V3['scores_active_billion']:.0f} billion active" in told
-    assert f"give {tokens_a_pass([(low + high) / 2] * STATED['DeepSeek-V3.2']['guesses']):.1f} tokens" in told
+    assert f"give {tokens_per_pass([(low + high) / 2] * STATED['DeepSeek-V3.2']['guesses']):.1f} tokens" in told
 
 
 def test_the_exercise_on_the_weight_holds_to_the_tables_schedule():

@@ -16,7 +16,7 @@ from helpers.measure import Comparison, Measurement, Record, Timing, read_record
 from helpers.measure.dsa_work import SparseSizes
 
 CPU = torch.device("cpu")
-LATENT = SparseSizes(heads=4, latent=32, turned=16, key=16, value=16, index_heads=2, index_width=16, k=8)
+LATENT = SparseSizes(heads=4, latent=32, rope_dim=16, key=16, value=16, index_heads=2, index_width=16, k=8)
 SMALL = Size(32, 32, 4, 2)
 LAYER = GLM5_LAYER | {
     "hidden_size": 32,

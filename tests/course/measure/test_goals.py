@@ -47,7 +47,7 @@ def works() -> dict[str, dict[str, Work]]:
         for name, bits in (("16 bits", 16), ("int4", 4.5))
     }
     decode = {
-        "dense, 128 heads, graph": dsa_kernels.mla_decode.cost(32, tokens, s.heads, s.latent, s.turned),
+        "dense, 128 heads, graph": dsa_kernels.mla_decode.cost(32, tokens, s.heads, s.latent, s.rope_dim),
         "sparse, 128 heads, graph": dsa_kernels.kernels_work(s, 32, tokens, 2),
         "sparse, keys of 8 bits, 128 heads, graph": dsa_kernels.kernels_work(s, 32, tokens, 2, packed=True),
     }

@@ -39,8 +39,8 @@ def test_a_line_a_format_with_scores_of_the_packed_model(monkeypatch):
 
     lines = list(of_model("tiny-glm5", model, ask, [PLAIN, "int8"]))
     assert [line.label for line in lines] == ["bf16, tiny-glm5", "int8, tiny-glm5"]
-    assert set(lines[1].scores) == {"bytes held", "bits a number", RIGHT, "tokens a second", "times plain"}
-    assert lines[0].scores["bits a number"] == 16
+    assert set(lines[1].scores) == {"bytes held", "bits per number", RIGHT, "tokens per second", "times plain"}
+    assert lines[0].scores["bits per number"] == 16
     assert lines[1].scores["bytes held"] < lines[0].scores["bytes held"]
     assert asked[0].dtype == torch.float32
     assert torch.equal(asked[0], model(torch.arange(9)[None]))  # the plain one as it is, in float32
@@ -59,7 +59,7 @@ def test_what_is_asked_sees_a_model_that_reads_nothing():
 def test_held_counts_every_number_once():
     model = load("zoo:tiny-qwen3").bfloat16()
     count = sum(weight.numel() for weight in model.parameters())
-    assert held(model) == {"bytes held": 2 * count, "bits a number": 16}
+    assert held(model) == {"bytes held": 2 * count, "bits per number": 16}
     assert work(model, 2 * count).flops == 2 * count * (measure_quantised.PROMPT + measure_quantised.NEW - 1)
 
 

@@ -39,7 +39,7 @@ def test_two_lines_tell_passes_guesses_and_what_stayed(model, monkeypatch, capsy
     assert guessing.shape[3:] == [sum(run.drafted for run in runs), sum(run.accepted for run in runs)]
     assert (plain.label, guessing.label) == ("plain", "lookup")
     assert plain.bytes > guessing.bytes
-    assert "tokens a pass" in capsys.readouterr().err
+    assert "tokens per pass" in capsys.readouterr().err
 
 
 def test_guesses_that_change_the_text_are_not_timed(model, monkeypatch):
@@ -71,4 +71,4 @@ def test_the_case_is_on_the_list_and_its_record_is_complete():
 
 def test_guesses_are_worth_tokens_a_pass_and_the_share_that_stays():
     run = Speculated(torch.zeros(1, 1, dtype=torch.long), 4, [(4, 3), (4, 1)])
-    assert worth([run], 8) == "2.00 tokens a pass, 50% stay"
+    assert worth([run], 8) == "2.00 tokens per pass, 50% stay"

@@ -443,7 +443,7 @@ WRONG = {
     "experts endless": ({"n_routed_experts": 3 * 10**12}, "asks for 3000000000000 experts, and its files hold"),
     "no query rank": ({"q_lora_rank": 0}, "q_lora_rank = 0 where it must be a positive whole number"),
     "dense blocks": ({"first_k_dense_replace": -1}, "first_k_dense_replace = -1 where it must be"),
-    "more chosen than there": ({"num_experts_per_tok": 7}, "7 experts a token cannot come from"),
+    "more chosen than there": ({"num_experts_per_tok": 7}, "7 experts per token cannot come from"),
     "another router": (
         {"scoring_func": "softmax"},
         "scoring_func='softmax'; this DeepSeek-V3 has only",

@@ -210,7 +210,7 @@ REFUSED_HEADERS = {
     "wrong type": (entry(dtype="F64"), "takes 48 bytes as F64 of shape [2, 3], and data_offsets give 24"),
     "half a byte": (
         entry(dtype="F4", shape=[16, 3]),
-        "is F4, two numbers a byte, and its shape [16, 3] does not end",
+        "is F4, two numbers per byte, and its shape [16, 3] does not end",
     ),
     "out of the file": (
         entry(shape=[2, 4], data_offsets=[0, 32]),

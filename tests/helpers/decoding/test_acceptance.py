@@ -8,7 +8,7 @@ import torch
 
 from helpers.compare import randn
 from helpers.data.tasks import Rows
-from helpers.decoding.acceptance import acceptance_by_depth, speed_up, tokens_a_pass
+from helpers.decoding.acceptance import acceptance_by_depth, speed_up, tokens_per_pass
 from helpers.models.configs.deepseek_v3 import Config
 from helpers.models.deepseek_v3 import DeepSeekV3
 from helpers.zoo.evidence.facts import acceptance
@@ -73,13 +73,13 @@ def test_a_depth_below_one_is_refused(model):
 
 
 def test_tokens_of_a_pass_are_the_geometric_sum():
-    assert tokens_a_pass([]) == 1
-    assert tokens_a_pass([0.5]) == 1.5
-    assert tokens_a_pass([1.0] * 4) == 5
-    assert tokens_a_pass([0.5, 0.0, 1.0]) == 1.5  # nothing counts behind a wrong guess
+    assert tokens_per_pass([]) == 1
+    assert tokens_per_pass([0.5]) == 1.5
+    assert tokens_per_pass([1.0] * 4) == 5
+    assert tokens_per_pass([0.5, 0.0, 1.0]) == 1.5  # nothing counts behind a wrong guess
     for p in (0.1, 0.58, 0.9):
-        assert tokens_a_pass([p] * 3) == pytest.approx((1 - p**4) / (1 - p))
-    assert tokens_a_pass([0.875]) == 1.875  # DeepSeek-V3: 85 to 90 % of second tokens
+        assert tokens_per_pass([p] * 3) == pytest.approx((1 - p**4) / (1 - p))
+    assert tokens_per_pass([0.875]) == 1.875  # DeepSeek-V3: 85 to 90 % of second tokens
 
 
 def test_drafting_breaks_even_where_what_is_won_pays_for_the_wider_pass_and_the_draft():

@@ -15,7 +15,7 @@ from helpers.decoding import compiled
 from helpers.decoding.compiled import Compiled
 from helpers.decoding.request import Interrupted
 from helpers.generate import generate
-from helpers.layers.kv_cache import Cache, KeyValues, Slots
+from helpers.layers.kv_cache import Cache, KeyValues, KVBuffer
 from helpers.models.qwen3_5_vision import NextPlace
 from helpers.moe.experts import Experts
 from helpers.quant.experts import QuantisedExperts
@@ -115,7 +115,7 @@ def test_reserved_room_gives_the_logits_of_growing_room(cuts):
 
 
 def test_reserved_slots_keep_each_row_at_its_own_positions():
-    slots = Slots()
+    slots = KVBuffer()
     slots.reserve(5)
     slots.write(torch.tensor([[[1.0], [2.0]], [[3.0], [9.0]]]), torch.tensor([[0, 1], [0, 1]]))
     held = slots.write(torch.tensor([[[5.0]], [[6.0]]]), torch.tensor([[2], [1]]))

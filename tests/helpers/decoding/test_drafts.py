@@ -6,7 +6,7 @@ import torch
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.decoding.drafts import MTP, NGram, SmallModel, followers
-from helpers.decoding.sampling import chances
+from helpers.decoding.sampling import probabilities
 from helpers.generate import generate
 from helpers.models.qwen3 import Config, Qwen3
 from helpers.training.train import initialise
@@ -38,7 +38,7 @@ def test_an_n_gram_says_what_followed_then(text, longest, expected):
 def test_a_row_that_has_not_repeated_guesses_beside_one_that_has():
     guess = NGram(3, 2).guess([[1, 2, 3, 1, 2], [7, 8, 9]], 3)
     assert guess.tokens.tolist() == [[3, 1, 2], [9, 9, 9]]
-    assert guess.chances is None
+    assert guess.probs is None
     assert NGram().guess([[1, 2, 3]], 4).tokens.shape == (1, 0)
 
 
@@ -64,11 +64,11 @@ def test_a_new_text_begins_with_nothing_read(model):
 
 def test_a_small_model_says_what_it_drew_from(model):
     with torch.no_grad():
-        wanted = chances(model(torch.tensor([[5, 6, 7]]))[:, -1], 0.7)
+        wanted = probabilities(model(torch.tensor([[5, 6, 7]]))[:, -1], 0.7)
     guess = SmallModel(model, 2).guess([[5, 6, 7]], 2, 0.7, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(guess.chances[:, 0], wanted)
-    assert guess.chances.shape == (1, 2, 53)
-    assert guess.chances.gather(-1, guess.tokens[..., None]).min() > 0
+    torch.testing.assert_close(guess.probs[:, 0], wanted)
+    assert guess.probs.shape == (1, 2, 53)
+    assert guess.probs.gather(-1, guess.tokens[..., None]).min() > 0
 
 
 def test_the_drafter_guesses_what_draft_says_of_the_whole_text():

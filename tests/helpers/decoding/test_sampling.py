@@ -13,7 +13,7 @@ from transformers.generation.logits_process import (
 )
 
 from helpers.compare import chance_of
-from helpers.decoding.sampling import chances, check_sampling, choose, keep_min_p, keep_top_k, keep_top_p
+from helpers.decoding.sampling import check_sampling, keep_min_p, keep_top_k, keep_top_p, probabilities, sample
 
 VOCAB = 37
 
@@ -50,15 +50,15 @@ def test_probabilities_are_those_of_transformers_warpers(filters, ties):
     for seed in range(20):
         for temperature in (0.5, 1.0, 1.7):
             given = logits(seed, ties)
-            found = chances(given, temperature, *filters)
+            found = probabilities(given, temperature, *filters)
             torch.testing.assert_close(found, theirs(given, temperature, *filters), rtol=1e-5, atol=1e-7)
 
 
 def test_the_order_of_the_filters_matters_and_is_kept():
     """Top-k first: top-p then counts the shares of what is left, and keeps fewer."""
     given = torch.tensor([[4.0, 3.0, 2.0, 1.0]]).log()
-    assert (chances(given, 1.0, top_k=2, top_p=0.55)[0] > 0).tolist() == [True, False, False, False]
-    assert (chances(given, 1.0, top_p=0.55)[0] > 0).tolist() == [True, True, False, False]
+    assert (probabilities(given, 1.0, top_k=2, top_p=0.55)[0] > 0).tolist() == [True, False, False, False]
+    assert (probabilities(given, 1.0, top_p=0.55)[0] > 0).tolist() == [True, True, False, False]
 
 
 def test_filters_by_hand():
@@ -77,20 +77,20 @@ def test_filters_by_hand():
 @pytest.mark.parametrize("nothing", [(None, None, None), (0, 1.0, 0.0), (VOCAB, 1, 0)])
 def test_a_filter_at_its_open_end_changes_no_probability(nothing):
     given = logits(0, ties=False)
-    assert torch.equal(chances(given, 0.8, *nothing), (given / 0.8).softmax(-1))
+    assert torch.equal(probabilities(given, 0.8, *nothing), (given / 0.8).softmax(-1))
 
 
 @pytest.mark.parametrize("filters", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}])
 def test_a_filter_at_its_closed_end_leaves_the_most_likely_token(filters):
     given = logits(1, ties=False)
-    drawn = choose(given, 3.0, torch.Generator().manual_seed(0), **filters)
+    drawn = sample(given, 3.0, torch.Generator().manual_seed(0), **filters)
     assert torch.equal(drawn, given.argmax(-1))
 
 
 def test_draws_follow_the_filtered_probabilities():
     given = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0])
-    drawn = choose(given.expand(20_000, 5), 1.3, torch.Generator().manual_seed(0), top_k=4, top_p=0.95, min_p=0.2)
-    probs = chances(given[None], 1.3, 4, 0.95, 0.2)[0]
+    drawn = sample(given.expand(20_000, 5), 1.3, torch.Generator().manual_seed(0), top_k=4, top_p=0.95, min_p=0.2)
+    probs = probabilities(given[None], 1.3, 4, 0.95, 0.2)[0]
     counts = torch.bincount(drawn, minlength=5)
     assert counts[probs == 0].sum() == 0 < (probs == 0).sum()
     assert chance_of(counts[probs > 0], probs[probs > 0]) > 1e-6
@@ -99,20 +99,20 @@ def test_draws_follow_the_filtered_probabilities():
 @pytest.mark.parametrize("temperature", [1e-9, 1e-45, 5e-324])
 def test_a_temperature_however_small_is_a_number_and_nearly_greedy(temperature):
     given = torch.cat([logits(0, ties=False), 1e30 * logits(0, ties=False)])
-    assert torch.equal(chances(given, temperature), chances(given, 0.0))
-    tied = chances(torch.tensor([[1.0, 3.0, 3.0]]), temperature)
+    assert torch.equal(probabilities(given, temperature), probabilities(given, 0.0))
+    tied = probabilities(torch.tensor([[1.0, 3.0, 3.0]]), temperature)
     assert tied.tolist() == [[0, 0.5, 0.5]]
 
 
 @pytest.mark.parametrize("temperature", [1e9, 1e35, 1e300])
 def test_a_temperature_however_high_is_a_number_and_nearly_uniform(temperature):
-    torch.testing.assert_close(chances(logits(0, ties=False), temperature), torch.full((5, VOCAB), 1 / VOCAB))
+    torch.testing.assert_close(probabilities(logits(0, ties=False), temperature), torch.full((5, VOCAB), 1 / VOCAB))
 
 
 def test_without_a_filter_a_seed_draws_from_the_plain_softmax():
     given, seeded = logits(0, ties=False), lambda: torch.Generator().manual_seed(5)
     plain = torch.multinomial((given / 0.7).softmax(-1), 1, generator=seeded())[:, 0]
-    assert torch.equal(choose(given, 0.7, seeded()), plain)
+    assert torch.equal(sample(given, 0.7, seeded()), plain)
 
 
 @pytest.mark.parametrize(

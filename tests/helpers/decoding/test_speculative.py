@@ -14,7 +14,7 @@ from helpers.compare import chance_of
 from helpers.decoding import compiled
 from helpers.decoding.drafts import MTP, Guess, NGram, SmallModel
 from helpers.decoding.request import Interrupted
-from helpers.decoding.sampling import chances
+from helpers.decoding.sampling import probabilities
 from helpers.decoding.speculative import accept, certain, residual, speculate
 from helpers.generate import generate
 from helpers.models.qwen3 import Config, Qwen3
@@ -94,7 +94,7 @@ def resampled_from_p(drafted, q, p, generator):
 
 def accepted_where_p_is_higher(drafted, q, p, generator):
     """No luck in it: a token stays if and only if the target thinks more of it than the draft."""
-    of = lambda chances: chances.gather(-1, drafted[..., None]).squeeze(-1)  # noqa: E731
+    of = lambda probs: probs.gather(-1, drafted[..., None]).squeeze(-1)  # noqa: E731
     count = (of(p[:, :2]) >= of(q)).long().cumprod(dim=1).sum(dim=1)
     row, padded = torch.arange(len(p)), torch.cat([q, torch.zeros_like(q[:, :1])], dim=1)
     own = torch.multinomial(residual(p[row, count], padded[row, count]), 1, generator=generator)[:, 0]
@@ -280,7 +280,7 @@ def test_with_filters_three_drawn_tokens_are_distributed_as_the_filtered_models(
     with torch.no_grad():
         every = torch.tensor(list(itertools.product(range(4), repeat=3)))
         logits = target(torch.cat([prompt.expand(64, -1), every], dim=1))[:, 3:6]
-        probs = chances(logits, 4.0, **filters).gather(-1, every[..., None]).prod(dim=1)[:, 0]
+        probs = probabilities(logits, 4.0, **filters).gather(-1, every[..., None]).prod(dim=1)[:, 0]
     got = speculate(target, prompt.expand(rows, -1), draft, 3, temperature=4.0, seed=0, **filters)
     counts = torch.bincount(got.token_ids[:, 4:] @ torch.tensor([16, 4, 1]), minlength=64)
     assert counts[probs == 0].sum() == 0 < (probs == 0).sum()

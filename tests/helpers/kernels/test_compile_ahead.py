@@ -34,7 +34,7 @@ def test_it_compiles_and_puts_nothing_aside_that_it_does_not_own_up_to(file, tmp
     said = compiled(tmp_path, file, "--json")
     results = json.loads(said.stdout)
     assert {r["chip"] for r in results} >= {90}
-    assert all(0 < r["registers"] <= compile_ahead.REGISTERS_A_THREAD for r in results)
+    assert all(0 < r["registers"] <= compile_ahead.REGISTERS_PER_THREAD for r in results)
     assert all(r["shared_bytes"] <= compile_ahead.SHARED_BYTES[r["chip"]] for r in results)
     if said.returncode and (note := moved(compile_ahead.RECORDED_WITH)):
         pytest.skip(f"{note}: it puts other registers aside")

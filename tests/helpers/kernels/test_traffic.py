@@ -67,7 +67,7 @@ def test_dense_decoding_reads_every_latent_once_for_all_heads():
 
     for heads in (2, 16):
         difference = read(80, heads) - read(40, heads)
-        assert difference == 40 * (48 * 4 + 1)  # a latent, a turned key, a byte of the mask
+        assert difference == 40 * (48 * 4 + 1)  # a latent, a RoPE key, a byte of the mask
         assert difference == mla_decode.cost(1, 40, 0, 32, 16, 4).bytes + 40
 
 

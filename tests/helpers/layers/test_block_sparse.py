@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.compare import assert_close, causality_probe, randn, tolerance
-from helpers.layers.attention import attend, visible
+from helpers.layers.attention import attend, causal_mask
 from helpers.layers.block_sparse import attend_blocks, choose_blocks, mean_keys
 
 LENGTHS = pytest.mark.parametrize("length", [1, 7, 8, 9, 31, 33])  # under, at and over blocks of 8
@@ -17,7 +17,7 @@ def text(length: int, batch: int = 2, heads: int = 4, groups: int = 2, width: in
 
 def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     positions = torch.arange(query.shape[1]).expand(len(query), -1)
-    return attend(query, key, value, visible(positions, key.shape[1]))
+    return attend(query, key, value, causal_mask(positions, key.shape[1]))
 
 
 def masked(query, key, value, chosen, block):

@@ -230,8 +230,8 @@ def test_any_split_of_a_text_gives_the_same_output_and_the_promised_bytes(kind, 
 def test_a_prompt_read_in_blocks_of_queries_is_the_whole(kind, block, monkeypatch):
     module, x = layer(kind), drawn(2, 23, WIDTH)
     wanted = module(x, whole(x), RADIANS)
-    monkeypatch.setattr(compressed, "QUERIES_A_BLOCK", block)
-    monkeypatch.setattr(compressor, "QUERIES_A_BLOCK", block)
+    monkeypatch.setattr(compressed, "QUERIES_PER_BLOCK", block)
+    monkeypatch.setattr(compressor, "QUERIES_PER_BLOCK", block)
     assert max_error(module(x, whole(x), RADIANS), wanted) < 1e-5
 
 

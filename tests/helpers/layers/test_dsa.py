@@ -12,9 +12,9 @@ from transformers.models.deepseek_v32.modeling_deepseek_v32 import DeepseekV32In
 from transformers.models.glm_moe_dsa.modeling_glm_moe_dsa import GlmMoeDsaIndexer
 
 from helpers.compare import assert_close, causality_probe, tolerance
-from helpers.layers.attention import visible
+from helpers.layers.attention import causal_mask
 from helpers.layers.dsa import (
-    QUERIES_A_BLOCK,
+    QUERIES_PER_BLOCK,
     Indexer,
     SparseAttention,
     SparseLatents,
@@ -22,7 +22,7 @@ from helpers.layers.dsa import (
     scores,
     select_tokens,
 )
-from helpers.layers.kv_cache import Slots
+from helpers.layers.kv_cache import KVBuffer
 from helpers.layers.mla import MLA, expanded
 from helpers.layers.rope import angles, frequencies, rotate, rotate_neighbours
 
@@ -85,7 +85,7 @@ def test_the_choice_is_the_stable_sort_of_what_is_visible(values, k, hidden):
 
 
 def test_a_query_with_fewer_visible_keys_than_k_keeps_them_all_and_none_of_the_future():
-    line = random(1, 6, 6).masked_fill(~visible(torch.arange(6)[None], 6), -INF)
+    line = random(1, 6, 6).masked_fill(~causal_mask(torch.arange(6)[None], 6), -INF)
     chosen = select_tokens(line, 4)[0]
     assert chosen[0].tolist() == [0, -1, -1, -1]
     assert chosen[2].tolist() == [0, 1, 2, -1]
@@ -151,7 +151,7 @@ def choice_of(theirs: torch.nn.Module, given: tuple) -> list[list[set]]:
     """The visible positions that transformers' indexer keeps: it fills short rows with future ones, masked later."""
     x, latent, positions, rotary = given
     twice = tuple(torch.cat([half, half], dim=-1) for half in rotary)
-    kept = theirs(x, latent, twice, visible(positions, x.shape[1]), positions)
+    kept = theirs(x, latent, twice, causal_mask(positions, x.shape[1]), positions)
     return [[{at for at in row.tolist() if at <= t} for t, row in enumerate(rows)] for rows in kept]
 
 
@@ -181,7 +181,7 @@ def test_the_other_pairing_of_the_rotation_chooses_other_tokens(family):
 @pytest.mark.parametrize("cuts", [[70], [1] * 70, [33, 1, 36]], ids=str)
 def test_any_split_with_a_cache_chooses_as_the_whole(family, cuts):
     _, ours = pair(family)
-    given, cache, start = inputs(70), Slots(), 0
+    given, cache, start = inputs(70), KVBuffer(), 0
     whole = as_sets(ours(*given))
     parts = []
     for size in cuts:
@@ -209,7 +209,7 @@ def test_the_parts_that_training_takes_give_gradients():
 
 
 def latents(length: int, heads: int = 3) -> tuple:
-    """Queries and their turned part, latents, turned keys, and the matrices that make keys and values of latents."""
+    """Queries and their rotary part, latents, RoPE keys, and the matrices that make keys and values of latents."""
     shapes = [
         (2, length, heads, 6),
         (2, length, heads, 4),
@@ -226,7 +226,7 @@ def chosen_of(wanted: torch.Tensor, k: int) -> torch.Tensor:
 
 
 SCALE = 10**-0.5
-CAUSAL = visible(torch.arange(40).expand(2, -1), 40)  # more than one block of queries
+CAUSAL = causal_mask(torch.arange(40).expand(2, -1), 40)  # more than one block of queries
 CLOSE = tolerance(torch.float32, 40 * 10)
 
 
@@ -335,4 +335,4 @@ def largest(length: int) -> int:
 def test_reading_a_prompt_holds_memory_linear_in_its_length():
     sizes = [largest(length) for length in (256, 512, 1024)]
     assert all(1.9 < long / short < 2.1 for short, long in pairwise(sizes))
-    assert sizes[-1] == QUERIES_A_BLOCK * 18 * 1024  # one block's index scores; transformers holds T of them
+    assert sizes[-1] == QUERIES_PER_BLOCK * 18 * 1024  # one block's index scores; transformers holds T of them

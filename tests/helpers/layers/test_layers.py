@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from helpers.compare import assert_close, tolerance
-from helpers.layers.attention import Attention, attend, visible
-from helpers.layers.kv_cache import Cache, KeyValues, Slots
+from helpers.layers.attention import Attention, attend, causal_mask
+from helpers.layers.kv_cache import Cache, KeyValues, KVBuffer
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm, rms_norm
 from helpers.layers.ragged import arrange
@@ -107,14 +107,14 @@ def last_of(queries: int, keys: int) -> torch.Tensor:
 
 
 def test_a_query_sees_itself_and_what_came_before():
-    assert visible(torch.tensor([[1, 2]]), 3).tolist() == [[[True, True, False], [True, True, True]]]
+    assert causal_mask(torch.tensor([[1, 2]]), 3).tolist() == [[[True, True, False], [True, True, True]]]
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (31, 31), (33, 33), (1, 9), (4, 9)])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
 def test_attention_is_torchs(queries, keys, heads, groups):
     query, key = random(2, queries, heads, 8), random(2, keys, groups, 8, seed=1)
-    value, mask = random(2, keys, groups, 5, seed=2), visible(last_of(queries, keys), keys).expand(2, -1, -1)
+    value, mask = random(2, keys, groups, 5, seed=2), causal_mask(last_of(queries, keys), keys).expand(2, -1, -1)
     expected = functional.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask[:, None], enable_gqa=True
     ).transpose(1, 2)
@@ -130,7 +130,7 @@ def test_a_query_that_sees_one_key_returns_its_value():
 def test_grouped_attention_is_plain_attention_over_repeated_heads():
     query, key, value = random(1, 5, 6, 8), random(1, 5, 2, 8, seed=1), random(1, 5, 2, 8, seed=2)
     repeated = [x.repeat_interleave(3, dim=2) for x in (key, value)]
-    mask = visible(last_of(5, 5), 5)
+    mask = causal_mask(last_of(5, 5), 5)
     torch.testing.assert_close(attend(query, key, value, mask), attend(query, *repeated, mask))
     wrong = [x.repeat(1, 1, 3, 1) for x in (key, value)]  # the classic mistake: heads in turn instead of in groups
     assert (attend(query, key, value, mask) - attend(query, *wrong, mask)).abs().max() > 0.1
@@ -150,7 +150,7 @@ def test_the_cache_counts_its_tokens_and_its_bytes():
 
 
 def test_slots_keep_every_position_while_they_grow():
-    slots, expected = Slots(), torch.arange(40.0).reshape(1, 40, 1)
+    slots, expected = KVBuffer(), torch.arange(40.0).reshape(1, 40, 1)
     for p in range(40):
         held = slots.write(expected[:, p : p + 1], torch.tensor([[p]]))
         assert torch.equal(held, expected[:, : p + 1])
@@ -158,7 +158,7 @@ def test_slots_keep_every_position_while_they_grow():
 
 
 def test_rows_of_unequal_length_go_on_where_each_of_them_ends():
-    slots = Slots()
+    slots = KVBuffer()
     slots.write(
         torch.tensor([[[1.0], [2.0]], [[3.0], [9.0]]]), torch.tensor([[0, 1], [0, 1]])
     )  # the second row has one
@@ -168,7 +168,7 @@ def test_rows_of_unequal_length_go_on_where_each_of_them_ends():
 
 
 def test_slots_never_hold_what_is_not_a_number():
-    slots = Slots()
+    slots = KVBuffer()
     for p in range(9):
         held = slots.write(torch.ones(2, 1, 1), torch.tensor([[p], [0]]))
     assert held.isfinite().all()

@@ -12,10 +12,10 @@ from helpers.layers.mla import (
     Latents,
     absorbed,
     absorbing_pays,
+    attention_weights,
     expanded,
     into_latents,
     out_of_latents,
-    shares,
 )
 from helpers.layers.rope import Yarn, angles_of_yarn, frequencies, stretched
 
@@ -138,7 +138,7 @@ def test_yarn_leaves_fast_pairs_and_slows_slow_ones_by_the_whole_factor():
 
 
 def test_the_published_strengths_of_yarn():
-    v3 = Yarn(40.0, 4096, turned_strength=1.0, strength=1.0)
+    v3 = Yarn(40.0, 4096, mscale=1.0, strength=1.0)
     assert v3.on_angles == 1.0
     assert v3.on_scores == pytest.approx(1.8738, abs=1e-4)
     assert Yarn(40.0, 4096).on_angles == pytest.approx(1.36889, abs=1e-5)
@@ -182,11 +182,11 @@ def test_latents_gathered_for_each_query_are_the_same_latents(name):
 
 
 def test_the_pieces_that_a_selection_composes_are_the_absorbed_form():
-    query, turned, latent, key, up_key, up_value, mask, scale = parts("as published", 2, 7, torch.float64)
-    scores = into_latents(query, up_key) @ latent[:, None].mT + turned @ key[:, None].mT
-    mixed = shares(scores * scale, mask) @ latent[:, None]
-    wanted = absorbed(query, turned, latent, key, up_key, up_value, mask, scale)
-    assert max_error(out_of_latents(mixed, up_value), wanted) < 1e-12
+    query, turned, latent, key, w_uk, w_uv, mask, scale = parts("as published", 2, 7, torch.float64)
+    scores = into_latents(query, w_uk) @ latent[:, None].mT + turned @ key[:, None].mT
+    mixed = attention_weights(scores * scale, mask) @ latent[:, None]
+    wanted = absorbed(query, turned, latent, key, w_uk, w_uv, mask, scale)
+    assert max_error(out_of_latents(mixed, w_uv), wanted) < 1e-12
 
 
 def test_absorbing_pays_for_few_queries_of_a_long_cache():
@@ -253,7 +253,7 @@ def test_the_gradients_of_both_forms_agree():
 
 def test_yarn_is_read_where_it_is_asked_and_what_lacks_is_named():
     published = {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "mscale": 1.0}
-    assert Yarn.from_hf(published) == Yarn(40, 4096, turned_strength=1.0)
+    assert Yarn.from_hf(published) == Yarn(40, 4096, mscale=1.0)
     assert Yarn.from_hf({"rope_type": "default", "factor": 40}) is None
     for yarn in (Yarn(4, 64), Yarn(40, 4096, 16, 2, 1.0, 0.7), Yarn(16, 65536, given=1.0)):
         assert Yarn.from_hf(yarn.to_hf()) == yarn

@@ -13,7 +13,7 @@ from helpers.checkpoints import load
 from helpers.compare import max_error
 from helpers.layers.compressor import Recent
 from helpers.layers.delta import DeltaState, GatedDeltaNet, additive_rule
-from helpers.layers.kv_cache import Cache, KeyValues, Slots
+from helpers.layers.kv_cache import Cache, KeyValues, KVBuffer
 from helpers.layers.ragged import arrange, padded
 
 SAME = 1e-9
@@ -162,7 +162,7 @@ def test_a_window_gets_back_what_had_fallen_out_of_it():
 
 
 def test_slots_whose_room_was_taken_at_once_stay_as_they_are():
-    slots = Slots()
+    slots = KVBuffer()
     slots.reserve(6)
     slots.write(torch.ones(1, 4, 2), torch.arange(4)[None])
     slots.rollback(torch.tensor([0]), 2)

@@ -18,7 +18,7 @@ from helpers.measure.dsa_work import (
 )
 from helpers.planning.plan import published
 
-SIZES = SparseSizes(heads=3, latent=10, turned=4, key=6, value=5, index_heads=18, index_width=12, k=9)
+SIZES = SparseSizes(heads=3, latent=10, rope_dim=4, key=6, value=5, index_heads=18, index_width=12, k=9)
 
 
 def test_dense_flop_are_those_that_torch_counts():
@@ -26,8 +26,8 @@ def test_dense_flop_are_those_that_torch_counts():
 
     def run(length: int) -> int:
         s = SIZES
-        parts = [torch.randn(1, 1, s.heads, s.key), torch.randn(1, 1, s.heads, s.turned)]
-        parts += [torch.randn(1, length, s.latent), torch.randn(1, length, s.turned)]
+        parts = [torch.randn(1, 1, s.heads, s.key), torch.randn(1, 1, s.heads, s.rope_dim)]
+        parts += [torch.randn(1, length, s.latent), torch.randn(1, length, s.rope_dim)]
         parts += [torch.randn(s.heads, s.key, s.latent), torch.randn(s.heads, s.value, s.latent)]
         mask = torch.ones(1, 1, length, dtype=torch.bool)
         return sum(count_flops(lambda: absorbed(*parts, mask, 1.0)).values())
@@ -45,7 +45,7 @@ def test_index_flop_are_those_that_torch_counts():
 def test_bytes_are_those_of_the_cache():
     cache, tokens = SparseLatents(), 30
     positions = torch.arange(tokens)[None]
-    cache.latents.write(torch.zeros(1, tokens, SIZES.latent), torch.zeros(1, tokens, SIZES.turned), positions)
+    cache.latents.write(torch.zeros(1, tokens, SIZES.latent), torch.zeros(1, tokens, SIZES.rope_dim), positions)
     cache.index_keys.write(torch.zeros(1, tokens, SIZES.index_width), positions)
     assert cache.bytes() == dense_decode(SIZES, tokens, 4).bytes + index_decode(SIZES, tokens, 4).bytes
 
@@ -69,7 +69,7 @@ def test_dense_and_sparse_meet_at_the_break_even_of_the_real_models(name):
 
 
 def test_a_mask_reads_the_whole_text_and_a_choice_only_its_index_keys():
-    s = SparseSizes(heads=8, latent=128, turned=32, key=64, value=64, index_heads=4, index_width=64, k=512)
+    s = SparseSizes(heads=8, latent=128, rope_dim=32, key=64, value=64, index_heads=4, index_width=64, k=512)
     assert sparse_decode(s, 4096, 4).bytes - sparse_decode(s, 2048, 4).bytes == 2048 * 64 * 4
     assert masked_decode(s, 4096, 4).bytes == 2 * masked_decode(s, 2048, 4).bytes
     assert masked_decode(s, 65536).flops > 50 * sparse_decode(s, 65536).flops

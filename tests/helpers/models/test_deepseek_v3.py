@@ -19,7 +19,7 @@ SMALL = Config(
     vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
     rotary_dim=4, value_dim=8, mlp_width=40, num_experts=8, experts_per_token=2, expert_width=10, num_shared=1,
     num_groups=4, kept_groups=2, routed_scale=2.5, context=2560, num_drafters=1,
-    yarn=Yarn(40.0, 64, turned_strength=1.0, strength=1.0),
+    yarn=Yarn(40.0, 64, mscale=1.0, strength=1.0),
 )  # fmt: skip
 ODD = Config(
     vocab_size=61, width=27, num_blocks=2, num_dense_blocks=0, num_heads=7, query_rank=None, latent_width=9, head_dim=5,
@@ -373,7 +373,7 @@ def test_the_published_sizes_are_671_billion_weights_and_70_kilobytes_a_token():
         ({"num_nextn_predict_layers": 2}, "num_nextn_predict_layers is 2; 0 or 1"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "rope_type='linear'.* 'default' or 'yarn'"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "lacks original_max_position_embeddings"),
-        ({"n_group": 3}, "2 experts a token cannot come from 2 of 3 groups of 8 experts"),
+        ({"n_group": 3}, "2 experts per token cannot come from 2 of 3 groups of 8 experts"),
     ],
 )
 def test_a_config_that_is_not_ours_is_refused(changes, message):

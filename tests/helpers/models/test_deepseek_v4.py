@@ -229,7 +229,7 @@ def test_any_split_with_a_cache_is_the_whole_and_takes_the_promised_bytes(config
 
 
 def promised(config: Config, kind: str, length: int) -> int:
-    """Numbers a row: a constant for the window and the open entries, and one entry for each ``ratio`` tokens."""
+    """Numbers per row: a constant for the window and the open entries, and one entry for each ``ratio`` tokens."""
     window = (config.window - 1) * config.head_dim
     if kind == HEAVY:
         ratio = config.heavy_ratio

@@ -395,7 +395,7 @@ ROTARY = published(DENSE)["rope_parameters"]
                 "moe_intermediate_size": 4,
                 "shared_expert_intermediate_size": 4,
             },
-            "3 experts a token cannot be chosen out of 2",
+            "3 experts per token cannot be chosen out of 2",
         ),
         ({"rope_parameters": {**ROTARY, "partial_rotary_factor": 0.2}}, "positions turn 3 of 16 coordinates"),
         ({"rope_parameters": {**ROTARY, "partial_rotary_factor": 1.5}}, "positions turn 24 of 16 coordinates"),
@@ -409,5 +409,5 @@ def test_a_config_that_is_not_ours_is_refused(changes, message):
 
 
 def test_more_experts_a_token_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="4 experts a token cannot be chosen out of 3"):
+    with pytest.raises(ValueError, match="4 experts per token cannot be chosen out of 3"):
         replace(FEW, experts_per_token=4)

@@ -17,6 +17,7 @@ from helpers.moe.dispatch import sort_pairs
 from helpers.moe.experts import Experts
 from helpers.moe.moe_layer import MoE, RouterConfig
 from helpers.moe.router import (
+    hash_route,
     highest,
     rebalanced,
     sigmoid_top_k,
@@ -195,12 +196,12 @@ def test_rebalancing_leaves_a_mean_load_as_it_is():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: softmax_top_k(torch.zeros(2, 4), 5), "5 experts a token cannot be chosen out of 4"),
-        (lambda: softmax_top_k(torch.zeros(2, 4), 0), "0 experts a token"),
+        (lambda: softmax_top_k(torch.zeros(2, 4), 5), "5 experts per token cannot be chosen out of 4"),
+        (lambda: softmax_top_k(torch.zeros(2, 4), 0), "0 experts per token"),
         (lambda: sigmoid_top_k(torch.zeros(2, 6), torch.zeros(6), 2, 4, 2), "2 of 4 groups of 6 experts"),
         (
             lambda: sigmoid_top_k(torch.zeros(2, 8), torch.zeros(8), 5, 4, 2),
-            "5 experts a token cannot come from",
+            "5 experts per token cannot come from",
         ),
         (lambda: sigmoid_top_k(torch.zeros(2, 4), torch.zeros(4), 2, 4, 4), "have two experts or more"),
         (lambda: sort_pairs(torch.tensor([[0, 7]]), 4), "expert 7 was chosen; there are experts 0 to 3"),

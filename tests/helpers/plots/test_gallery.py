@@ -57,7 +57,7 @@ def test_the_comparison_is_ordered_by_cache_and_names_the_chosen_one():
     assert list(figure.layout.yaxis.categoryarray) == ["large", "small"]
     assert "small at 1,000 tokens: 4 GB, 1/2 of large's" in figure.layout.title.text
     assert [list(trace.x) for trace in figure.data[:3]] == [[1, 2], [4], [3]]
-    assert "large (keys and values): 8 G parameters, 8 G active, cache 8 GB, 9 GFLOP a token" in alt_text(figure)
+    assert "large (keys and values): 8 G parameters, 8 G active, cache 8 GB, 9 GFLOP per token" in alt_text(figure)
     assert "the largest cache of all 2" in compare(MODELS, 1000, "large").layout.title.text
 
 

@@ -41,7 +41,7 @@ def test_tokens_stand_over_their_bytes():
         for name, x, y in zip(trace.text, trace.x, trace.y, strict=True)
     }
     assert marks == {"English": (10, 5), "Thai": (30, 30)}
-    assert "in the median language 0.75 tokens a byte" in alt_text(figure)
+    assert "in the median language 0.75 tokens per byte" in alt_text(figure)
 
 
 def test_the_lines_of_who_pays_go_through_their_points():

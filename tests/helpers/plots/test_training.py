@@ -39,7 +39,7 @@ def test_each_size_has_one_line_in_the_legend_and_a_line_for_each_seed():
     names = [trace.name for trace in figure.data if trace.showlegend is not False]
     assert names == ["small", "large", "fitted law"]
     assert len(figure.data) == 4
-    assert "small: 3.00 bits a byte after 10 GFLOP" in alt_text(figure)
+    assert "small: 3.00 bits per byte after 10 GFLOP" in alt_text(figure)
     assert figure.data[-1].x[0] == 1e9
     assert figure.data[-1].x[-1] == pytest.approx(1e10)
 

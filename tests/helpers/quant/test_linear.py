@@ -80,7 +80,7 @@ print(torch.backends.cpu.get_cpu_capability(), Packed.of(weight, "int4").way is 
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120)
     assert run.returncode == 0, run.stderr
     kind, fast = run.stdout.split()[-2:]
-    assert fast == str(kind in cpu.ROWS_A_BLOCK)
+    assert fast == str(kind in cpu.ROWS_PER_BLOCK)
 
 
 def test_a_width_that_torchs_int8_kernel_reads_beyond_is_decoded():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.compare import randn, relative_rms
-from helpers.layers.kv_cache import Slots
+from helpers.layers.kv_cache import KVBuffer
 from helpers.quant.cache import CHANNEL, TOKEN, ChannelSlots, Rule, TokenSlots, packed_cache
 from helpers.quant.formats.integers import from_codes, round_to
 from helpers.quant.formats.packing import pack_bits, unpack_bits
@@ -20,7 +20,7 @@ def rounded(rows: torch.Tensor, rule: Rule) -> torch.Tensor:
     return from_codes(round_to(rows, grid), grid)
 
 
-class RoundedSlots(Slots):
+class RoundedSlots(KVBuffer):
     """The oracle: slots in full precision, whose numbers are put on the grid whenever they are read."""
 
     def __init__(self, rule: Rule):
@@ -44,7 +44,7 @@ def places(start: int, count: int, batch: int = 2) -> torch.Tensor:
     return torch.arange(start, start + count).expand(batch, -1)
 
 
-def slots_of(rule: Rule) -> Slots:
+def slots_of(rule: Rule) -> KVBuffer:
     return TokenSlots(rule) if rule.along == TOKEN else ChannelSlots(rule)
 
 
@@ -100,7 +100,7 @@ def test_a_large_channel_costs_the_others_along_tokens_and_not_along_channels():
     ("name", "rules"),
     [
         ("tiny-qwen3", {"keys": Rule(4, CHANNEL, 16), "values": Rule(4, TOKEN, 16)}),
-        ("tiny-glm5", {"latent": Rule(4, TOKEN, 16), "key_turned": Rule(8, TOKEN, 16), "index_keys": Rule(2)}),
+        ("tiny-glm5", {"latent": Rule(4, TOKEN, 16), "k_rope": Rule(8, TOKEN, 16), "index_keys": Rule(2)}),
         ("tiny-qwen3_5", {"keys": Rule(3), "values": Rule(2)}),
     ],
 )
@@ -153,7 +153,7 @@ def test_what_was_read_is_taken_back_as_far_as_no_block_has_closed():
 
 def test_what_no_block_keeps_a_full_cache_and_impossible_rules_are_refused():
     model = load("zoo:tiny-glm5")
-    with pytest.raises(ValueError, match="no block of this cache keeps keys; index_keys, key_turned, latent are kept"):
+    with pytest.raises(ValueError, match="no block of this cache keeps keys; index_keys, k_rope, latent are kept"):
         packed_cache(model.new_cache(), {"keys": Rule(4)})
     cache = model.new_cache()
     with torch.no_grad():

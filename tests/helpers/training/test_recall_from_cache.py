@@ -32,7 +32,7 @@ def test_from_a_plain_cache_as_much_is_found_as_from_the_whole_text_at_once(glm5
 
 
 def test_a_cache_of_coarse_keys_finds_less_and_takes_fewer_bytes(glm5):
-    rules = {"key_turned": Rule(2, group=16), "latent": Rule(2, group=16), "index_keys": Rule(2, group=32)}
+    rules = {"k_rope": Rule(2, group=16), "latent": Rule(2, group=16), "index_keys": Rule(2, group=32)}
     plain = share_found(*glm5, asked(8), glm5[0].new_cache())
     coarse = share_found(*glm5, asked(8), packed_cache(glm5[0].new_cache(), rules))
     assert coarse[0] < plain[0] - 0.1

@@ -27,7 +27,7 @@ MOONS = {
     "odd": moonvit.Config(36, 2, 3, 31, patch_side=3, merge=3, grid_height=7, grid_width=7, rope_theta=100.0),
     "one head": moonvit.Config(20, 1, 1, 7, patch_side=5, merge=1, grid_height=2, grid_width=2),
 }
-CELLS = [(3, 5), (1, 1), (4, 2), (1, 7)]  # several images a call
+CELLS = [(3, 5), (1, 1), (4, 2), (1, 7)]  # several images per call
 TOWERS = [*[("qwen", name) for name in QWENS], *[("moon", name) for name in MOONS]]
 BOTH = pytest.mark.parametrize(("kind", "name"), TOWERS, ids=[" ".join(pair) for pair in TOWERS])
 

@@ -20,7 +20,7 @@ WRONG = {
         (lambda count, bits, rate: count * bits / 8 / rate, "other way up"),
         (lambda count, bits, rate: rate / (count * bits), "bits for bytes"),
         (lambda count, bits, rate: rate / count, "number of parameters"),
-        (lambda count, bits, rate: rate / (2 * count * bits / 8), "2 FLOP a weight"),
+        (lambda count, bits, rate: rate / (2 * count * bits / 8), "2 FLOP per weight"),
         (lambda count, bits, rate: 1.25, "it should be 50, you have 1.25"),
     ],
     "ridge_batch": [

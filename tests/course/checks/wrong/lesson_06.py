@@ -6,17 +6,17 @@ import torch
 def _step(width=lambda q, r, c: (q + r) ** 0.5, turned=1.0, expand="none"):
     """A decoding step with one mistake, or with keys and values made on the way."""
 
-    def step(query, query_turned, latent, key_turned, up_key, up_value):
+    def step(query, q_rope, latent, k_rope, w_uk, w_uv):
         if expand == "both":
-            key = torch.einsum("sc,hkc->shk", latent, up_key)
+            key = torch.einsum("sc,hkc->shk", latent, w_uk)
             content = torch.einsum("hk,shk->hs", query, key)
         else:
-            content = torch.einsum("hk,hkc->hc", query, up_key) @ latent.T
-        scores = content + turned * (query_turned @ key_turned.T)
-        weights = (scores / width(query.shape[1], query_turned.shape[1], latent.shape[1])).softmax(dim=-1)
+            content = torch.einsum("hk,hkc->hc", query, w_uk) @ latent.T
+        scores = content + turned * (q_rope @ k_rope.T)
+        weights = (scores / width(query.shape[1], q_rope.shape[1], latent.shape[1])).softmax(dim=-1)
         if expand != "none":
-            return torch.einsum("hs,shv->hv", weights, torch.einsum("sc,hvc->shv", latent, up_value))
-        return torch.einsum("hc,hvc->hv", weights @ latent, up_value)
+            return torch.einsum("hs,shv->hv", weights, torch.einsum("sc,hvc->shv", latent, w_uv))
+        return torch.einsum("hc,hvc->hv", weights @ latent, w_uv)
 
     return step
 
@@ -45,17 +45,17 @@ WRONG = {
             lambda layers, heads, latent, rotary, tokens: layers * (latent + rotary) * tokens * 4,
             "key and value at once",
         ),
-        (lambda layers, heads, latent, rotary, tokens: layers * latent * tokens * 2, "the turned key is missing"),
+        (lambda layers, heads, latent, rotary, tokens: layers * latent * tokens * 2, "the RoPE key is missing"),
         (
             lambda layers, heads, latent, rotary, tokens: layers * (latent + heads * rotary) * tokens * 2,
-            "one turned key",
+            "one RoPE key",
         ),
         (lambda layers, heads, latent, rotary, tokens: (latent + rotary) * tokens * 2, "that is one layer"),
     ],
     "absorb": [
         (_step(expand="both"), "right, and expanded"),
         (_step(expand="value"), "half absorbed"),
-        (_step(turned=0.0), "the turned part is missing"),
+        (_step(turned=0.0), "the rotary part is missing"),
         (_step(width=lambda q, r, c: 1.0), "not scaled"),
         (_step(width=lambda q, r, c: q**0.5), "1 / sqrt(K + R)"),
         (_step(width=lambda q, r, c: c**0.5), "not of the latent's"),

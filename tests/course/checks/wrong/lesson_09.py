@@ -34,7 +34,7 @@ WRONG = {
         (lambda t, m, N: [(n + 1) * m - 1 < t for n in range(N)], "one token late"),
         (lambda t, m, N: [(n + 1) * m <= t + 2 for n in range(N)], "a leak of one token"),
         (lambda t, m, N: [True] * N, "every entry is read"),
-        (lambda t, m, N: (t + 1) // m, "one an entry"),
+        (lambda t, m, N: (t + 1) // m, "one per entry"),
     ],
     "doubly_stochastic": [
         (lambda a: _sinkhorn(a, 1), "one round is not enough"),

@@ -100,7 +100,7 @@ WRONG = {
         (_depth(cost=lambda wide, n, draft: wide[n] + min(n, 1) * draft), "n guesses cost n times"),
         (_depth(alone=True), "a guess needs all before it"),
         (_depth(last=True), "of equals the fewest"),
-        (lambda chances, wide, draft: len(chances), "the most tokens a pass are not the fastest"),
+        (lambda chances, wide, draft: len(chances), "the most tokens per pass are not the fastest"),
         (lambda chances, wide, draft: 9, "9 guesses are not among"),
         (lambda chances, wide, draft: 0.5, "a whole number"),
     ],

@@ -115,7 +115,7 @@ WRONG = {
         (_int8(size=lambda groups: groups), "the largest in SIZE"),
         (_int8(most=128), "becomes 127, not 128"),
         (_int8(turn=torch.trunc), "cut off towards zero"),
-        (_int8(where=lambda groups: groups.amax((1, 2), keepdim=True)[..., 0].expand(groups.shape[:2])), "a row"),
+        (_int8(where=lambda groups: groups.amax((1, 2), keepdim=True)[..., 0].expand(groups.shape[:2])), "per row"),
         (_int8(where=lambda groups: groups.amax().expand(groups.shape[:2])), "whole matrix"),
         (_as_integers, "codes: the type is torch.int8"),
         (lambda weight, group: _int8()(weight, group)[0], "a pair (codes, scales)"),

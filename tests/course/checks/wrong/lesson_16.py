@@ -77,7 +77,7 @@ WRONG = {
         (_until(falls=lambda bits, ridge: ridge, gone=lambda bits, ridge: ridge * bits / 16), "the order is"),
         (_until(falls=lambda bits, ridge: ridge * 16 / bits), "not 16 / bits"),
         (_until(falls=lambda bits, ridge: ridge * bits), "bits and bytes"),
-        (_until(lambda bits, ridge: ridge * bits / 8, lambda bits, ridge: 2 * ridge), "1 FLOP a byte"),
+        (_until(lambda bits, ridge: ridge * bits / 8, lambda bits, ridge: 2 * ridge), "1 FLOP per byte"),
         (_until(lambda bits, ridge: ridge * bits / 32, lambda bits, ridge: ridge / 2), "a product and a sum"),
         (_until(lambda bits, ridge: 16 / ridge / bits, lambda bits, ridge: 1 / ridge), "the reverse"),
         (_until(falls=lambda bits, ridge: 3.0), "are not it"),

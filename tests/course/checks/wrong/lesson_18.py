@@ -79,7 +79,7 @@ WRONG = {
         (lambda held, read, kept: torch.cat([held, read])[max(kept - 1, 0) :][: len(held)], "one too few"),
     ],
     "batch": [
-        (_batch(wide=lambda batch, k, ridge: max(1, batch * k / ridge)), "k + 1 tokens a row"),
+        (_batch(wide=lambda batch, k, ridge: max(1, batch * k / ridge)), "k + 1 tokens per row"),
         (_batch(draft=lambda share, plain: 0), "costs something too"),
         (
             lambda stay, k, share, ridge, most: max((b for b in range(1, most + 1) if b * (k + 1) <= ridge), default=0),

@@ -8,7 +8,7 @@ from helpers.kernels.attention import block_sparse as kernel_file
 from helpers.kernels.attention.block_sparse import attend_blocks, cost
 from helpers.kernels.attention.flash import cost as dense_cost
 from helpers.layers import block_sparse
-from helpers.layers.attention import attend, visible
+from helpers.layers.attention import attend, causal_mask
 
 pytestmark = needs_triton
 L = 16
@@ -25,7 +25,7 @@ def wide(parts):
 
 def dense(query, key, value):
     return attend(
-        query, key, value, visible(torch.arange(key.shape[1], device=WHERE).expand(len(key), -1), key.shape[1])
+        query, key, value, causal_mask(torch.arange(key.shape[1], device=WHERE).expand(len(key), -1), key.shape[1])
     )
 
 
@@ -59,7 +59,7 @@ def test_it_is_the_readable_one_and_where_blocks_are_left_out_not_the_dense_answ
 @pytest.mark.parametrize("block", [16, 32, 64])
 @pytest.mark.parametrize("rows", [64, 128])  # of a tile, before Hopper and on it
 def test_with_every_block_chosen_it_is_dense_attention(block, rows, monkeypatch):
-    monkeypatch.setattr(kernel_file, "_heads_a_program", lambda shared, *_: dict(HEADS=rows // block))
+    monkeypatch.setattr(kernel_file, "_heads_per_program", lambda shared, *_: dict(HEADS=rows // block))
     parts = text(length=70, heads=10)  # five heads to a key head: the last tile is not full
     chosen = block_sparse.choose_blocks(*parts[:2], block, 9)
     near_float64(attend_blocks(*parts, chosen, block), dense(*wide(parts)), 64, "the mixture")
@@ -127,7 +127,7 @@ def test_its_work_is_that_of_every_pair_that_the_choice_lets_through(length, k):
     query, key, _ = text(length, batch=2)
     chosen, at = block_sparse.choose_blocks(query, key, L, k), torch.arange(length, device=WHERE)
     seen = (chosen[:, at // L, :, :, None] == at // L).any(dim=3) & (at <= at[:, None])[:, None]  # B T G S
-    assert cost(2, length, 4, 2, 16, L, k).flops == 2 * int(seen.sum()) * 4 * 16  # two heads a group
+    assert cost(2, length, 4, 2, 16, L, k).flops == 2 * int(seen.sum()) * 4 * 16  # two heads per group
 
 
 def test_at_64k_with_2048_keys_a_query_a_sixteenth_of_the_pairs_is_left():

@@ -5,7 +5,7 @@ import torch
 from support.kernel_tests import WHERE, in_both, launches_of, near_float64, needs_triton, numbers, refused
 
 from helpers.kernels.attention.flash import attend_causal, cost
-from helpers.layers.attention import attend, visible
+from helpers.layers.attention import attend, causal_mask
 
 pytestmark = needs_triton
 
@@ -26,21 +26,21 @@ def asked(batch, length, keys, heads, groups, width, dtype=torch.float32, value_
 def test_it_is_the_readable_attention(sizes, dtype):
     query, key, value, positions = asked(*sizes, dtype)
     answer, launched = launches_of(attend_causal, query, key, value, positions)
-    exact = attend(query.double(), key.double(), value.double(), visible(positions, key.shape[1]))
+    exact = attend(query.double(), key.double(), value.double(), causal_mask(positions, key.shape[1]))
     assert launched == {"_flash": 1}
     near_float64(answer, exact, 64, "the mixture")
 
 
 def test_values_may_be_wider_than_keys():
     query, key, value, positions = asked(1, 5, 9, 2, 1, 16, value_width=40)
-    exact = attend(query.double(), key.double(), value.double(), visible(positions, 9))
+    exact = attend(query.double(), key.double(), value.double(), causal_mask(positions, 9))
     near_float64(attend_causal(query, key, value, positions), exact, 64, "the mixture")
 
 
 def test_rows_of_one_batch_may_stand_at_different_places():
     query, key, value, _ = asked(2, 3, 40, 2, 1, 16)
     positions = torch.tensor([[0, 1, 2], [37, 38, 39]], device=WHERE)
-    exact = attend(query.double(), key.double(), value.double(), visible(positions, 40))
+    exact = attend(query.double(), key.double(), value.double(), causal_mask(positions, 40))
     near_float64(attend_causal(query, key, value, positions), exact, 64, "the mixture")
 
 

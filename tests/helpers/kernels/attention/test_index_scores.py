@@ -58,7 +58,7 @@ def test_codes_of_another_kind_are_refused_and_cost_is_a_byte_a_number_and_a_sca
     query, key, weights = parts(1, 2, 5, 3, 16)
     refused(packed_scores, query, key, torch.ones(1, 5), weights, message="float8_e4m3fn and float32 are read")
     codes, scale = pack_keys(key)
-    refused(packed_scores, query, codes, scale[:, :4].contiguous(), weights, message="one a key is needed")
+    refused(packed_scores, query, codes, scale[:, :4].contiguous(), weights, message="one per key is needed")
     narrow, wide = cost(32, 1, 131072, 64, 128, packed=True), cost(32, 1, 131072, 64, 128)
     assert wide.bytes - narrow.bytes == 32 * 131072 * (256 - 132)
 

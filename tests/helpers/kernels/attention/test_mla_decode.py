@@ -7,10 +7,10 @@ from support.kernel_tests import WHERE, in_both, launches_of, near_float64, need
 from helpers.kernels.attention import mla_decode, split_kv
 from helpers.kernels.attention.mla_decode import absorbed, cost
 from helpers.layers import mla
-from helpers.layers.attention import visible
+from helpers.layers.attention import causal_mask
 
 pytestmark = needs_triton
-NAMES = ("query", "query_turned", "latent", "key_turned", "up_key", "up_value")
+NAMES = ("query", "q_rope", "latent", "k_rope", "w_uk", "w_uv")
 
 
 def parts(batch, length, keys, heads, latent=32, turned=16, width=8, value=8, dtype=torch.float32):
@@ -22,7 +22,7 @@ def parts(batch, length, keys, heads, latent=32, turned=16, width=8, value=8, dt
 
 def mask_of(batch, length, keys):
     positions = (keys - length + torch.arange(length, device=WHERE)).expand(batch, -1)
-    return visible(positions, keys)
+    return causal_mask(positions, keys)
 
 
 @in_both
@@ -77,10 +77,10 @@ def test_there_are_programs_for_a_whole_gpu_and_none_with_too_little_to_do():
     [
         ("latent", torch.ones(1, 32, 4).mT, "strides"),
         ("latent", torch.ones(1, 0, 32), "length 0"),
-        ("key_turned", torch.ones(1, 4, 8), "query_turned is"),
-        ("up_key", torch.ones(2, 8, 31), "up_key is"),
-        ("up_value", torch.ones(2, 8, 32).half(), "one dtype"),
-        ("latent", torch.ones(1, 5, 32), "key_turned is"),
+        ("k_rope", torch.ones(1, 4, 8), "q_rope is"),
+        ("w_uk", torch.ones(2, 8, 31), "w_uk is"),
+        ("w_uv", torch.ones(2, 8, 32).half(), "one dtype"),
+        ("latent", torch.ones(1, 5, 32), "k_rope is"),
     ],
 )
 def test_what_it_cannot_do_right_is_refused(name, value, message):

@@ -7,7 +7,7 @@ from support.kernel_tests import WHERE, in_both, launches_of, near_float64, need
 from helpers.kernels.attention import sparse_attention
 from helpers.kernels.attention.sparse_attention import attend_chosen, cost
 from helpers.layers import dsa
-from helpers.layers.attention import visible
+from helpers.layers.attention import causal_mask
 
 pytestmark = needs_triton
 
@@ -21,7 +21,7 @@ def parts(batch, length, keys, heads, latent=32, turned=16, dtype=torch.float32)
 def choice(batch, length, keys, k, seed=9):
     """As an indexer chooses: of what a query sees, and -1 where that is fewer than k."""
     positions = (keys - length + torch.arange(length, device=WHERE)).expand(batch, -1)
-    scores = numbers(batch, length, keys, seed=seed).masked_fill(~visible(positions, keys), float("-inf"))
+    scores = numbers(batch, length, keys, seed=seed).masked_fill(~causal_mask(positions, keys), float("-inf"))
     return dsa.select_tokens(scores, k)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.plots import GREY, alt_text
-from helpers.plots.layers.attention import attention_map, bytes_a_token, cache_growth, score_by_distance, seconds_by
+from helpers.plots.layers.attention import attention_map, bytes_per_token, cache_growth, score_by_distance, seconds_by
 
 
 def test_the_score_stands_at_its_distance():
@@ -31,7 +31,7 @@ def test_seconds_are_drawn_in_milliseconds_and_formulas_in_grey():
 
 
 def test_a_design_that_a_model_lacks_leaves_no_marker():
-    figure = bytes_a_token({"dense": {"own": 4000, "shared": 1000}, "latent": {"own": 9000}}, "bytes")
+    figure = bytes_per_token({"dense": {"own": 4000, "shared": 1000}, "latent": {"own": 9000}}, "bytes")
     markers = {trace.name: list(trace.x) for trace in figure.data if trace.name}
     assert markers == {"own": [4000, 9000], "shared": [1000]}
     assert "dense: 4 kB own, 1 kB shared" in alt_text(figure)

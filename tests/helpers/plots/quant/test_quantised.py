@@ -15,7 +15,7 @@ def test_only_formats_that_no_other_beats_are_on_the_frontier():
 
 
 def test_every_format_is_marked_and_named_once():
-    figure = size_and_score(POINTS, "eight bits cost nothing", "bits a number", "bits per byte")
+    figure = size_and_score(POINTS, "eight bits cost nothing", "bits per number", "bits per byte")
     line, best, beaten = figure.data
     assert (list(line.x), list(line.y)) == ([4.0, 8.0], [1.2, 1.0])
     assert list(best.text) == ["good 4", "8 bits"]

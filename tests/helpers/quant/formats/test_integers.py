@@ -147,7 +147,7 @@ def test_int4_is_the_symmetric_grid_with_scales_in_bfloat16_and_its_bytes_are_th
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: grid_of(torch.ones(2, 8), 1), "1 bits a code; a grid has 2 to 8"),
+        (lambda: grid_of(torch.ones(2, 8), 1), "1 bits per code; a grid has 2 to 8"),
         (lambda: grid_of(torch.ones(2, 8), 4, 3), "a row of 8 cannot be cut into groups of 3"),
         (lambda: grouped(torch.ones(2, 10), 4), "groups of 4"),
         (lambda: round_to(torch.ones(3, 8), grid_of(torch.ones(2, 8), 4)), r"2 rows and 1 groups does not fit"),
