@@ -6,7 +6,6 @@ Built in lessons 06 (attention), 10 (experts) and 24 (vision).
 Source: Kimi Team, "Kimi K2.5", 2026 (arXiv 2602.02276); transformers' ``modeling_kimi_k25.py``.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from torch import nn
 from helpers.layers.kv_cache import Cache
 from helpers.layers.ragged import arrange, known
 from helpers.models import deepseek_v3
-from helpers.models.published import check_features
+from helpers.models.published import check_features, checkpoint_name
 from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.vision import images as pictures
 from helpers.vision import moonvit
@@ -93,10 +92,7 @@ def _own(published: dict) -> dict:
 
 def published_name(name: str) -> str:
     """The published checkpoint's name of our parameter; {e} stays for the experts."""
-    pattern = re.sub(r"\d+", "{n}", name)
-    if pattern not in NAMES:
-        raise ValueError(f"Kimi K2.5 has no parameter {name!r}; it has {', '.join(NAMES)}")
-    return NAMES[pattern].replace("{n}", "".join(re.findall(r"\d+", name)))
+    return checkpoint_name(name, NAMES, "Kimi K2.5")
 
 
 class KimiK25(nn.Module):

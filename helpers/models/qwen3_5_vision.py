@@ -6,7 +6,6 @@ far places and tokens have come apart is remembered in the cache, and nowhere el
 Source: Bai et al., "Qwen3-VL Technical Report", 2025 (arXiv 2511.21631); transformers' ``Qwen3_5Model``.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from torch import nn
 from helpers.layers.kv_cache import Cache, CacheEntry, rows_joined
 from helpers.layers.ragged import Rows, arrange, known
 from helpers.models import qwen3_5
-from helpers.models.published import check_features
+from helpers.models.published import check_features, checkpoint_name
 from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.vision import images as pictures
 from helpers.vision import qwen3_5 as tower
@@ -62,10 +61,7 @@ def from_hf(published: dict) -> Config:
 
 def published_name(name: str) -> str:
     """The checkpoint's name of our parameter; {e} stays for the experts."""
-    pattern = re.sub(r"\d+", "{n}", name)
-    if pattern not in NAMES:
-        raise ValueError(f"Qwen3.5 has no parameter {name!r}; it has {', '.join(NAMES)}")
-    return NAMES[pattern].replace("{n}", "".join(re.findall(r"\d+", name)))
+    return checkpoint_name(name, NAMES, "Qwen3.5")
 
 
 class NextPlace(CacheEntry):
