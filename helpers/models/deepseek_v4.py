@@ -139,9 +139,10 @@ class DeepSeekV4(nn.Module):
         rows = arrange(token_ids, mask, None) if cache is None else cache.begin(token_ids, mask)
         x = self.embedding(known(rows.token_ids, self.config.vocab_size))
         streams = x[:, :, None].expand(-1, -1, self.config.num_streams, -1)
+        radians = {kind: self.radians(kind, streams.device) for kind in {*self.config.layer_kinds}}
         for n, block in enumerate(self.blocks):
-            radians = self.radians(self.config.layer_kinds[n], streams.device)
-            streams = block(streams, rows, radians, None if cache is None else cache.blocks[n])
+            entry = None if cache is None else cache.blocks[n]
+            streams = block(streams, rows, radians[self.config.layer_kinds[n]], entry)
         if cache is not None:
             cache.end(rows)
         x = self.norm(self.streams_head(streams))
