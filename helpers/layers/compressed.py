@@ -130,7 +130,7 @@ class CompressedAttention(nn.Module):
 
     def _entries(
         self, x: Tensor, latent: Tensor, rows: Rows, radians: Tensor, cache: Compressed | None
-    ) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B M K"], Int[Tensor, "B T chosen"]]:
+    ) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B other_N K"], Int[Tensor, "B T chosen"]]:
         """Entries that every query reads, entries of which each reads a few, and which those are. Perhaps none."""
         none, nowhere = x.new_zeros(len(x), 0, self.sizes.head_dim), rows.positions[..., None][..., :0]
         if self.compressor is None:
@@ -145,7 +145,7 @@ class CompressedAttention(nn.Module):
         query: Float[Tensor, "B T H K"],
         window: Float[Tensor, "B S K"],
         for_all: Float[Tensor, "B N K"],
-        to_choose: Float[Tensor, "B M K"],
+        to_choose: Float[Tensor, "B other_N K"],
         chosen: Int[Tensor, "B T chosen"],
         positions: Int[Tensor, "B T"],
     ) -> Float[Tensor, "B T H K"]:

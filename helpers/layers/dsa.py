@@ -105,7 +105,7 @@ def attend_chosen(
     return torch.cat(context, dim=1)
 
 
-def gathered(rows: Float[Tensor, "B S W"], chosen: Int[Tensor, "B T chosen"]) -> Float[Tensor, "B T chosen W"]:
+def gathered(rows: Float[Tensor, "B S X"], chosen: Int[Tensor, "B T chosen"]) -> Float[Tensor, "B T chosen X"]:
     """The chosen rows of each query. A look-up, as an embedding is, copies whole rows: on a CPU faster than indexing.
 
     Built in lesson 07.

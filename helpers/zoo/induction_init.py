@@ -91,5 +91,5 @@ def _give_shared_part(embedding: Float[Tensor, "vocab D"]) -> Float[Tensor, "D"]
     return shared / shared.norm()
 
 
-def _normed(x: Float[Tensor, "rows W"]) -> Float[Tensor, "rows W"]:
+def _normed(x: Float[Tensor, "rows X"]) -> Float[Tensor, "rows X"]:
     return x / x.pow(2).mean(dim=-1, keepdim=True).sqrt()
