@@ -164,6 +164,13 @@ def test_every_block_may_have_experts(tmp_path, family):
 
 
 @pytest.mark.parametrize("family", LARGE)
+def test_no_dense_block_may_be_said_by_their_number_alone(tmp_path, family):
+    folder = written(family, tmp_path, first_k_dense_replace=0, num_nextn_predict_layers=0)
+    rewrite(folder, mlp_layer_types=..., first_k_dense_replace=0)
+    assert load(folder).config.num_dense_blocks == 0
+
+
+@pytest.mark.parametrize("family", LARGE)
 @pytest.mark.parametrize("none", [0, None])
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_no_shared_expert_is_no_layer_at_all(tmp_path, family, none):
