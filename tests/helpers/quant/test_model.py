@@ -178,7 +178,7 @@ def test_the_report_counts_the_bytes_that_are_there(folders):
 
 def test_the_report_prints_a_table():
     said = str(quantise(load("zoo:tiny-qwen3"), "int4")).splitlines()
-    assert said[0].split() == ["part", "numbers", "before", "after", "bits", "a", "number", "held", "as"]
+    assert said[0].split() == ["part", "numbers", "before", "after", "bits", "per", "number", "held", "as"]
     assert said[1].split() == ["mlp", "737", "k", "2.95", "MB", "415", "kB", "4.50", "int4"]
     assert [line.split()[0] for line in said[1:]] == ["mlp", "attention", "embedding", "norms", "all"]
     assert len({line.rindex(line.split()[-1]) for line in said[1:-1]}) == 1  # a column stands under its name
