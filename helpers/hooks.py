@@ -20,7 +20,7 @@ def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
 
 @contextmanager
 def answering(forwards: Mapping[nn.Module, Callable]) -> Iterator[None]:
-    """Within the block each of these modules answers by the function given for it; then by its class's own again."""
+    """Within the block each of these modules uses the given function as its ``forward``; afterwards its own again."""
     for module, forward in forwards.items():
         module.forward = forward
     try:

@@ -1,4 +1,4 @@
-"""What a model without an eye answers to an image: a clear no, and not an unknown argument."""
+"""A text-only model refuses images with a clear ValueError, not with an unknown argument."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps

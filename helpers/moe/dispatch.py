@@ -1,8 +1,9 @@
-"""Dispatch: how tokens come to their experts. Three ways to one answer, and the rule that says which is taken.
+"""Dispatch: how tokens come to their experts. Four ways to one answer, and the rule that says which is taken.
 
 ``by_loop`` is the definition: each expert in turn takes the tokens that chose it. ``by_sorting`` puts the rows of one
 expert side by side first, so that each expert multiplies one block and no token is looked for twice. ``single_token``
 is for a single token: nothing is sorted or gathered, each chosen expert's matrices are read where they lie.
+``by_gathering`` is for a compiled step, which cannot ask which experts were chosen.
 """
 
 from typing import NamedTuple
@@ -14,8 +15,8 @@ from helpers.layers.mlp import swiglu
 from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
-# Rows that the one kernel writes between its three products come back from memory where they are more than this; on the
-# machine of `course measure moe` one expert at a time was then as fast or faster.
+# The grouped kernel writes the rows of all pairs between its three products. Up to this many bytes they stay in the
+# processor's cache; above, one expert at a time was as fast or faster on the machine of `course measure moe`.
 NEAR_BYTES = 4 * 2**20
 
 
@@ -31,8 +32,8 @@ class Stacks(NamedTuple):
 def dispatched(
     x: Float[Tensor, "tokens D"], indices: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"], stacks: Stacks
 ) -> Float[Tensor, "tokens D"]:
-    """The weighted sum of what the chosen experts make of each token: one token by views, several by sorting; in a
-    compiled step, which cannot ask which experts were chosen, by gathering."""
+    """The weighted sum of what the chosen experts make of each token: one token read
+    in place, several by sorting, and in a compiled step by gathering."""
     if torch.compiler.is_compiling():
         return by_gathering(x, indices, weights, stacks)
     way = single_token if len(x) == 1 else by_sorting
@@ -91,8 +92,10 @@ def by_gathering(
     """Few tokens: each one times the matrices of its own experts, without a look at which they are.
 
     As written, A matrices are copied for each token; a compiler merges the gather into the sum, and nothing is copied.
-    An expert that is not there is an error of the index.
+    Raises ValueError for an expert that is not there; a compiled step does not look.
     """
+    if not torch.compiler.is_compiling():
+        check_experts(indices, len(stacks.gate))
     token = x[:, None, None].to(at_least_float32(x.dtype))
     gate, up = ((stack[indices] * token).sum(dim=-1).to(x.dtype) for stack in (stacks.gate, stacks.up))  # tokens A F
     hidden = (swiglu(gate, up, stacks.limit) * weights[..., None]).to(x.dtype)
@@ -103,7 +106,7 @@ def by_gathering(
 def one_expert(
     e: int, rows: Float[Tensor, "rows D"], share: Float[Tensor, "*rows_and_1"], stacks: Stacks
 ) -> Float[Tensor, "rows D"]:
-    """What expert ``e`` makes of its rows, weighed before ``down``, where the rows are short."""
+    """Computes expert ``e``'s output for its rows. The weights are applied before ``down``, where rows are short."""
     gate, up = functional.linear(rows, stacks.gate[e]), functional.linear(rows, stacks.up[e])
     hidden = (swiglu(gate, up, stacks.limit) * share).to(rows.dtype)
     return functional.linear(hidden, stacks.down[e])

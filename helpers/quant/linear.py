@@ -53,7 +53,7 @@ class Packed(nn.Module):
         return Encoded(stored_as(self.name), self.laid, self.way.take_back(self.tensors(e), self.laid))
 
     def decode(self, dtype: torch.dtype, e: int | None = None) -> Float[Tensor, "O I"]:
-        """The matrix, as near as the format came to it."""
+        """The matrix decoded from its codes and scales: the original, rounded to the format."""
         return self.way.decode(self.tensors(e), self.laid, dtype).view(self.shape)
 
     def multiply(self, x: Float[Tensor, "tokens I"], e: int | None = None) -> Float[Tensor, "tokens O"]:

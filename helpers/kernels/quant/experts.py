@@ -109,7 +109,7 @@ def packed_stacks(stacks: Stacks, name: str) -> PackedStacks:
 
 
 def unpacked(stacks: PackedStacks, dtype: torch.dtype) -> Stacks:
-    """The matrices as near as the format came to them: what the readable sibling multiplies. Built in lesson 16."""
+    """The matrices decoded from codes and scales: what the readable sibling multiplies. Built in lesson 16."""
 
     def of(laid: dict[str, Tensor]) -> Tensor:
         shape = (laid["codes"].shape[1], laid["codes"].shape[2] * (8 if stacks.name in WORDS else 1))

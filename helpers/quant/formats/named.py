@@ -50,7 +50,7 @@ class Encoded:
             raise ValueError(f"{self.format!r} stores {', '.join(wanted)}, and given are {', '.join(self.parts)}")
 
     def decode(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "O I"]:
-        """The matrix, as near as the format came to it."""
+        """The matrix decoded from its codes and scales: the original, rounded to the format."""
         return FORMATS[self.format].decode(self.parts, self.shape).to(dtype)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -159,7 +159,7 @@ def test_experts_read_one_by_one_from_a_file_lie_as_new_ones_do():
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
 @pytest.mark.parametrize("wrong", [7, 6, -1, -6])
-@pytest.mark.parametrize("way", [by_loop, by_sorting, single_token])
+@pytest.mark.parametrize("way", [by_loop, by_sorting, single_token, by_gathering])
 def test_an_expert_that_is_not_there_is_refused(way, wrong, dtype):
     with pytest.raises(ValueError, match=f"expert {wrong} was chosen; there are experts 0 to 5"):
         way(randn(1, D), torch.tensor([[0, wrong]], dtype=dtype), torch.ones(1, 2), stacks())
