@@ -266,8 +266,8 @@ class Cache:
             raise ValueError(f"rows of a cache with blocks {theirs} cannot be added to one with {ours}")
         for block, more in zip(self.blocks, other.blocks, strict=True):
             block.add_rows(more)
+        self.words_only = other.words_only and (self.words_only or self.lengths is None)  # an empty cache has no say
         self.lengths = rows_joined(self.lengths, other.lengths)
-        self.words_only = self.words_only and other.words_only
 
     def _check_unmarked(self) -> None:
         if self.marked is not None:

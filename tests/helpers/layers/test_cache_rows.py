@@ -116,6 +116,15 @@ def test_rows_that_cannot_be_are_refused():
         cache.add_rows(Cache([KeyValues()]))
 
 
+@pytest.mark.parametrize(("empty", "ours", "theirs", "both"), [(True, False, True, True), (False, False, True, False)])
+def test_what_comes_next_is_words_only_where_all_rows_say_so(empty, ours, theirs, both):
+    cache, other = Cache([KeyValues()]), Cache([KeyValues()])
+    cache.lengths, cache.words_only = None if empty else torch.tensor([4]), ours
+    other.lengths, other.words_only = torch.tensor([3]), theirs
+    cache.add_rows(other)
+    assert cache.words_only is both
+
+
 def test_room_that_was_taken_at_once_must_be_as_large_in_both():
     ours, theirs = KeyValues(), KeyValues()
     ours.reserve(6)
