@@ -4,7 +4,8 @@ A text is split into words by a pattern, a word is a row of bytes, and each merg
 new token. ``learn`` finds the merges, ``BPE`` encodes and decodes with them. Ids, merges and encodings are those of the
 ``tokenizers`` library on the same words: it numbers the bytes that can be printed first, and so do we.
 
-Source of the method: Sennrich, Haddow and Birch 2016 (arXiv 1508.07909); over bytes: GPT-2. Built in lesson 04.
+Source of the method: Sennrich, Haddow and Birch 2016 (arXiv 1508.07909); over bytes: GPT-2. Built in lesson
+`tokenizer`.
 """
 
 import heapq
@@ -112,7 +113,7 @@ def _splitter(pattern: str) -> pre_tokenizers.Split:
 
 
 def merge(ids: Sequence[int], pair: Pair, new: int) -> list[int]:
-    """``ids`` with ``new`` in the place of every ``pair``, from left to right. Built in lesson 04."""
+    """``ids`` with ``new`` in the place of every ``pair``, from left to right. Built in lesson `tokenizer`."""
     merged: list[int] = []
     for token in ids:
         if merged and (merged[-1], token) == pair:
@@ -132,7 +133,7 @@ def learn(words: Mapping[str, int], vocab_size: int, pattern: str = LETTERS) -> 
 
     Counts of pairs are kept and corrected, never taken anew: a merge touches the words that hold its pair. Among equals
     the pair of the smallest ids goes first. Fewer tokens where every word has become one. Raises ValueError for sizes
-    below 256 and for counts below 0. Built in lesson 04.
+    below 256 and for counts below 0. Built in lesson `tokenizer`.
     """
     if vocab_size < len(BYTES):
         raise ValueError(f"vocab_size is {vocab_size}; {len(BYTES)} (every byte) or more is allowed")

@@ -39,7 +39,7 @@ def relative_rms(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> float:
 def sqnr(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> float:
     """Signal to (quantisation) noise of ``a`` against the reference ``b``, in dB: 20 dB is an error of a tenth.
 
-    Infinite where they are equal. Built in lesson 13.
+    Infinite where they are equal. Built in lesson `formats`.
     """
     error = relative_rms(a, b)
     return -20 * math.log10(error) if error > 0 else math.inf
@@ -92,7 +92,7 @@ def chance_of(counts: Shaped[Tensor, "outcomes"], chances: Float[Tensor, "outcom
 
     Draws that follow the chances give any value from 0 to 1, all equally often; a bias gives 0 once the counts are
     large enough to see it. Raises ValueError where an outcome is expected less than five times: the test is not made
-    for so few. Built in lesson 18.
+    for so few. Built in lesson `speculative`.
     """
     counts, expected = _pair(counts, chances * counts.sum())
     possible = expected > 0

@@ -45,7 +45,7 @@ def generate(
     A row ends with a token of ``eos``, one id or several, or with the token that completes a string of ``stop`` in
     what it wrote, as ``tokenizer`` decodes it. Behind its end it is filled with ``pad`` (default: the first ``eos``,
     else the tokenizer's padding). When all rows have ended, so does the text.
-    ``model(token_ids, cache)`` gives logits and ``model.new_cache()`` an empty cache. Built in lesson 03.
+    ``model(token_ids, cache)`` gives logits and ``model.new_cache()`` an empty cache. Built in lesson `open_a_model`.
     Raises ValueError for a request that cannot be met; ``Interrupted``, which keeps what was written, where the model
     refuses to go on or its logits are NaN or infinite, which is looked at for each token on the CPU and once, at the
     end, on a GPU.

@@ -8,5 +8,5 @@ import torch
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """``dtype``, or float32 where it is narrower. Built in lesson 03."""
+    """``dtype``, or float32 where it is narrower. Built in lesson `open_a_model`."""
     return torch.promote_types(dtype, torch.float32)

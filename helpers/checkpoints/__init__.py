@@ -40,7 +40,7 @@ def load(
     On the CPU, weights whose dtype in the file is ``dtype`` are mapped: each is read when it is first used, and writing
     to it, as training does, never reaches the file. While the model lives its files may be replaced or deleted, but not
     overwritten in place or cut off (``helpers.checkpoints.safetensors.Tensors``). On Windows all are read at once.
-    Built in lesson 03.
+    Built in lesson `open_a_model`.
     """
     if dtype not in WEIGHTS:
         raise ValueError(f"weights become {', '.join(map(str, WEIGHTS))}, not {dtype!r}")

@@ -13,7 +13,7 @@ The offsets count bytes from the end of the header. Nothing in the file is a pro
 What is left to check is arithmetic: the tensors must cover the rest of the file exactly, without a hole, an overlap
 or a leftover. A file that fails is refused by one line with its name and the reason.
 
-Source: huggingface/safetensors, README "Format" and ``safetensors/src/tensor.rs``. Built in lesson 03.
+Source: huggingface/safetensors, README "Format" and ``safetensors/src/tensor.rs``. Built in lesson `open_a_model`.
 """
 
 import math

@@ -42,7 +42,7 @@ def save_quantised(model: nn.Module, folder: str | os.PathLike) -> None:
     """Write a model that ``quantise`` packed. ``load_quantised`` gives it back, with the same logits to the bit.
 
     ValueError for a model that is not of helpers/models, or in which nothing is packed; CheckpointError when the folder
-    cannot be written, and then it is as it was. Built in lesson 15.
+    cannot be written, and then it is as it was. Built in lesson `quantise_moe`.
     """
     matrices = {at: module for at, module in model.named_modules() if isinstance(module, Packed)}
     if not matrices:
@@ -67,7 +67,7 @@ def load_quantised(folder: str | os.PathLike, device: str | torch.device = "cpu"
     """The model that ``save_quantised`` wrote, laid out for the kernels in ``ways``.
 
     CheckpointError, one line, when a file is missing or cut off, says something that is not known, or does not hold
-    exactly what the model needs. Built in lesson 15.
+    exactly what the model needs. Built in lesson `quantise_moe`.
     """
     device, folder = pick(device), Path(folder)
     published, said, held = read_config(folder), _said(folder), dict(open_tensors(folder / WEIGHTS))

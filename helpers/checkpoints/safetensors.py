@@ -1,6 +1,7 @@
 """A safetensors file, read by hand: its header first, then the numbers of the tensors that are asked for.
 
-What stands in such a file, and what is refused, is told in ``helpers/checkpoints/header.py``. Built in lesson 03.
+What stands in such a file, and what is refused, is told in ``helpers/checkpoints/header.py``. Built in lesson
+`open_a_model`.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How good are probabilities? Brier's score, its decomposition, and the calibration curve. Built in lesson 01.
+"""How good are probabilities? Brier's score, its decomposition, and the calibration curve. Built in lesson `claims`.
 
 A forecast is a probability between 0 and 1 that something holds, an outcome is 1 when it did and 0 when it did not.
 """

@@ -1,7 +1,8 @@
 """The claim ledger: what the article asserts, how each claim is tested, and what came of it.
 
 Claims stand in ``helpers/facts/claims.toml`` and never change; verdicts stand in ``helpers/facts/verdicts.toml``, and
-a lesson that judges a claim adds a row there with its own numbers. ``ledger()`` joins the two. Built in lesson 01.
+a lesson that judges a claim adds a row there with its own numbers. ``ledger()`` joins the two. Built in lesson
+`claims`.
 """
 
 from collections.abc import Iterable

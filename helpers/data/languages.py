@@ -15,7 +15,7 @@ A question is the line before ``=`` and leaves ``=`` to the model: byte-level to
 after it, and a prompt that ended in a lone ``=`` would be a row of tokens that no training has seen.
 
 Sources: Unicode CLDR (Unicode License v3) through babel, num2words (LGPL, used as a package).
-Built in lesson 04.
+Built in lesson `tokenizer`.
 """
 
 import datetime
@@ -54,7 +54,7 @@ def cldr_facts(kinds: Iterable[str] = KINDS, locales: Iterable[str] | None = Non
 
     Ordered by locale, kind and key. Locales are written as in CLDR, ``de`` or ``sr_Latn``; a region is no locale of its
     own (``en_GB``), nor is one that agrees with a larger in nine facts of ten (``no`` says what ``nb`` says).
-    Raises ValueError for kinds and locales that are not there. Built in lesson 04.
+    Raises ValueError for kinds and locales that are not there. Built in lesson `tokenizer`.
     """
     wanted, table = set(kinds), _table()
     if unknown := wanted - set(KINDS):
@@ -76,7 +76,7 @@ def number_words(numbers: Iterable[int], languages: Iterable[str] | None = None)
     """Numbers from 0 to 999,999 in words, in the 45 languages that num2words spells (its codes: Kazakh is ``kz``).
 
     Regions (``fr_BE``) are there when asked for. Raises ValueError for what num2words cannot spell, which is little
-    (Amharic above 1,104). Built in lesson 04.
+    (Amharic above 1,104). Built in lesson `tokenizer`.
     """
     numbers = list(numbers)
     known = sorted(num2words.CONVERTER_CLASSES)
@@ -115,7 +115,7 @@ def language_corpus(facts: Iterable[Fact] | None = None, held_out: float = 0.05)
     """One document a locale, one line a fact; ``facts`` defaults to ``cldr_facts()``.
 
     Lines stand in the order of a hash, so that no line gives away the next. A held-out document holds the facts of its
-    locale that the document to train on leaves out. Built in lesson 04.
+    locale that the document to train on leaves out. Built in lesson `tokenizer`.
     """
     train, out = split_facts(cldr_facts() if facts is None else facts, held_out)
     return Corpus(_documents(train), _documents(out))

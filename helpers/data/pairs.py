@@ -24,7 +24,7 @@ class Pairs(NamedTuple):
 def tell_pairs(generator: torch.Generator, batch: int, pairs: int, words: int, rounds: int = 1) -> Pairs:
     """``rounds`` times ``pairs`` pairs, in a new order and with new values each time; then every key is asked once.
 
-    ValueError where there are not that many different keys, or nothing is told. Built in lesson 08.
+    ValueError where there are not that many different keys, or nothing is told. Built in lesson `deltanet`.
     """
     if not 1 <= pairs <= words or rounds < 1:
         raise ValueError(

@@ -1,6 +1,6 @@
 """The same text in more than 230 languages: the days, the months and one date, as CLDR writes them.
 
-Source: Unicode CLDR (Unicode License v3) through babel. Built in lesson 04.
+Source: Unicode CLDR (Unicode License v3) through babel. Built in lesson `tokenizer`.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _SCRIPT = {word: script for script, words in _SCRIPTS.items() for word in words}
 def calendar_texts(locales: Iterable[str] | None = None) -> dict[str, str]:
     """Locale -> 20 lines: Monday to Sunday, January to December, Thursday, 5 February 2026.
 
-    Every locale that has all of them, by default about 250 in more than 230 languages. Built in lesson 04.
+    Every locale that has all of them, by default about 250 in more than 230 languages. Built in lesson `tokenizer`.
     """
     lines: dict[str, dict[str, str]] = {}
     for fact in cldr_facts(["weekday", "month", "date"], locales):

@@ -1,7 +1,7 @@
 """What a drafter's guesses are worth: how many the model agrees with, tokens of a pass, and how much faster that is.
 
 Only agreement with the model's most likely token is judged here; drawing by chance is
-``helpers.decoding.speculative``'s. Built in lesson 11.
+``helpers.decoding.speculative``'s. Built in lesson `mtp`.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def acceptance_by_depth(
 
     The text is given. Behind every token but the first the drafter guesses ``depth`` tokens; right are those that the
     model would write itself. ``counted`` is True where the place of the first guess counts (default: everywhere). The
-    share of a depth that was never reached is NaN. Built in lesson 11.
+    share of a depth that was never reached is NaN. Built in lesson `mtp`.
     """
     counted = torch.ones_like(token_ids, dtype=torch.bool) if counted is None else counted
     cache, draft, reached = model.new_cache(), MTP(model, depth), torch.zeros(depth + 1)
@@ -41,7 +41,7 @@ def tokens_per_pass(chances: Sequence[float]) -> float:
 
     ``chances`` are those of ``acceptance_by_depth``. With p for all n of them: (1 - p^(n + 1)) / (1 - p).
     Source: Leviathan, Kalman and Matias, "Fast Inference from Transformers via Speculative Decoding", 2023, equation 1.
-    Built in lesson 11.
+    Built in lesson `mtp`.
     """
     tokens, all_right = 1.0, 1.0
     for chance in chances:
@@ -54,6 +54,6 @@ def speed_up(chances: Sequence[float], wide_pass: float, draft: float) -> float:
     """How many times as fast as one token per pass; below 1 drafting is a loss.
 
     ``wide_pass`` is the cost of a pass over the newest token and all guesses, ``draft`` that of one guess, both in
-    passes over a single token. Built in lesson 11.
+    passes over a single token. Built in lesson `mtp`.
     """
     return tokens_per_pass(chances) / (wide_pass + len(chances) * draft)

@@ -35,7 +35,7 @@ class NGram:
 
     The newest place counts. Where even the last token is new, nothing is guessed; in a batch, where another row has
     found something, a row that has not repeats its last token. Source: Saxena, "Prompt Lookup Decoding", 2023.
-    Built in lesson 18.
+    Built in lesson `speculative`.
     """
 
     def __init__(self, k: int = 4, longest: int = 3):
@@ -66,7 +66,7 @@ class SmallModel:
     """``model``, with the same vocabulary and far fewer operations per token, writes ``k`` tokens ahead.
 
     Above temperature 0 it draws, and says from what. Source: Leviathan et al., "Fast Inference from Transformers via
-    Speculative Decoding", 2023 (arXiv 2211.17192). Built in lesson 18.
+    Speculative Decoding", 2023 (arXiv 2211.17192). Built in lesson `speculative`.
     """
 
     def __init__(self, model: nn.Module, k: int = 4):
@@ -99,7 +99,7 @@ class MTP:
 
     Trained for one token ahead (``k`` 1). Asked for more, it goes on from what it made itself. Its reading of its own
     guesses is thrown away, since the model's hidden states are there in the next round.
-    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, sections 2.2 and 5.4.3. Built in lesson 18.
+    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, sections 2.2 and 5.4.3. Built in lesson `speculative`.
     Raises ValueError for a model without a drafter.
     """
 

@@ -30,7 +30,7 @@ from helpers.shapes import Bool, Float, Int, Tensor
 def residual(p: Float[Tensor, "*B vocab"], q: Float[Tensor, "*B vocab"]) -> Float[Tensor, "*B vocab"]:
     """What p has more than q, made to sum to 1; p itself where q is 0 everywhere, or p.
 
-    Source: Leviathan et al., 2023, equation 2. Built in lesson 18.
+    Source: Leviathan et al., 2023, equation 2. Built in lesson `speculative`.
     """
     more = (p - q).clamp_min(0)
     total = more.sum(dim=-1, keepdim=True)
@@ -46,7 +46,7 @@ def accept(
     """How many drafted tokens of each row stay, and the model's own token behind them.
 
     ``target_probs`` has one place more, behind the last drafted token, where nothing was guessed: q is 0 there, and
-    the residual is p. Source: Leviathan et al., 2023, algorithm 1. Built in lesson 18.
+    the residual is p. Source: Leviathan et al., 2023, algorithm 1. Built in lesson `speculative`.
     """
     drafted_by = lambda probs: probs.gather(-1, drafted[..., None]).squeeze(-1)  # noqa: E731
     luck = torch.rand(drafted.shape, generator=generator, device=drafted.device)
@@ -114,7 +114,7 @@ def speculate(
     and where two tokens are nearly as likely that may decide. In a batch each row goes at its own pace. A guess that is
     no token of the model is dropped, with those behind it.
     Raises ValueError and ``Interrupted`` as ``generate`` does, and for a draft with another vocabulary.
-    Built in lesson 18.
+    Built in lesson `speculative`.
     """
     check_request(max_new_tokens, seed)
     check_sampling(temperature, top_k, top_p, min_p)
@@ -221,7 +221,7 @@ class Text:
 
 
 def certain(tokens: Int[Tensor, "B k"], vocab_size: int) -> Float[Tensor, "B k vocab"]:
-    """The chances of tokens that were not drawn. Built in lesson 18."""
+    """The chances of tokens that were not drawn. Built in lesson `speculative`."""
     return functional.one_hot(tokens.long(), vocab_size).float()
 
 

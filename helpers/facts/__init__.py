@@ -15,7 +15,7 @@ def table(name: str) -> list[dict]:
     """The rows of ``helpers/facts/<name>.toml``, in order, each with at least ``source`` and ``as_of``.
 
     Raises ValueError when there is no such table (it names the ones there are) or a row lacks source or date.
-    Built in lesson 01.
+    Built in lesson `claims`.
     """
     if name not in tables():
         raise ValueError(f"no table of facts {name!r}; there are {', '.join(tables())}")

@@ -38,7 +38,7 @@ def chunked_delta_rule(
 
     float32 is multiplied as tf32 on a GPU (relative error about 1e-3), any narrower dtype too: the memory adds up
     thousands of tokens. Raises ValueError for shapes that do not fit each other, tensors in pieces, a chunk that is
-    no power of two from 16 on, and heads wider than 256. Built in lesson 16.
+    no power of two from 16 on, and heads wider than 256. Built in lesson `kernels`.
     """
     given = dict(query=query, key=key, value=value, log_decay=log_decay, beta=beta, state=state)
     trains = torch.is_grad_enabled() and any(x.requires_grad for x in given.values())
@@ -63,7 +63,7 @@ def chunked_delta_rule(
 
 
 def cost(length: int, heads: int, width: int, wide: int, chunk: int = delta.CHUNK, number_bytes: int = 4) -> Work:
-    """Of one prompt: see the top of the file. Built in lesson 16."""
+    """Of one prompt: see the top of the file. Built in lesson `kernels`."""
     parts, tokens = blocks(length, chunk), blocks(length, chunk) * chunk
     within = chunk * (6 * width + 2 * wide) + 2 * chunk**2 // 3
     across = 6 * width * wide + 2 * chunk * wide

@@ -31,7 +31,7 @@ def matmul(a: Float[Tensor, "rows inputs"], b: Float[Tensor, "inputs outputs"]) 
     """``a @ b``, added up in float32 whatever the dtype is.
 
     Raises ValueError for matrices that do not fit together, are not in one piece, or differ in dtype.
-    Source: the tiles are those of Triton's matrix multiplication tutorial. Built in lesson 16.
+    Source: the tiles are those of Triton's matrix multiplication tutorial. Built in lesson `kernels`.
     """
     if not launches(a, b):
         return a @ b
@@ -49,7 +49,7 @@ def matmul(a: Float[Tensor, "rows inputs"], b: Float[Tensor, "inputs outputs"]) 
 
 
 def cost(rows: int, inputs: int, outputs: int, number_bytes: int = 2) -> Work:
-    """Each input read once, each output written once. Built in lesson 16."""
+    """Each input read once, each output written once. Built in lesson `kernels`."""
     return matmul_work(rows, inputs, outputs, 8 * number_bytes)
 
 

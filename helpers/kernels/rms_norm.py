@@ -22,7 +22,7 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: flo
     """``weight * x / sqrt(mean(x^2) + epsilon)``. Gradients flow to ``x`` and ``weight``.
 
     Raises ValueError for rows that are not whole, another dtype, no rows, and rows wider than 65536.
-    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4. Built in lesson 16.
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4. Built in lesson `kernels`.
     """
     if not launches(x.detach()):  # it has a gradient of its own
         return norm.rms_norm(x, weight, epsilon)
@@ -35,7 +35,7 @@ def add_rms_norm(
 ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
     """The normed sum, and the sum, which is the next residual: a block's two steps in one pass. For inference.
 
-    Raises ValueError as ``rms_norm`` does, and where the two differ in shape. Built in lesson 16.
+    Raises ValueError as ``rms_norm`` does, and where the two differ in shape. Built in lesson `kernels`.
     """
     if not launches(x, residual, weight):
         added = x + residual
@@ -50,7 +50,10 @@ def add_rms_norm(
 
 
 def cost(rows: int, width: int, number_bytes: int = 2, added: bool = False) -> Work:
-    """Each number read once and written once, with the addition twice; the weight read once. Built in lesson 16."""
+    """Each number read once and written once, with the addition twice; the weight read once.
+
+    Built in lesson `kernels`.
+    """
     numbers = rows * width
     return Work(flops=(5 if added else 4) * numbers, bytes=number_bytes * ((4 if added else 2) * numbers + width))
 

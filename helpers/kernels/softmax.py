@@ -29,7 +29,7 @@ def softmax(scores: Float[Tensor, "... S"], tile_width: int = MOST) -> Float[Ten
 
     ``tile_width``, a power of two, is the most numbers of a row that a program holds at once. Raises ValueError
     for rows that are not whole, and for a tile that is no power of two.
-    Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018. Built in lesson 16.
+    Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018. Built in lesson `kernels`.
     """
     if not launches(scores):
         return scores.softmax(dim=-1, dtype=at_least_float32(scores.dtype)).to(scores.dtype)
@@ -42,7 +42,7 @@ def softmax(scores: Float[Tensor, "... S"], tile_width: int = MOST) -> Float[Ten
 
 
 def cost(rows: int, width: int, number_bytes: int = 2, tile_width: int = MOST) -> Work:
-    """Read once to know the row, once more where it is longer than a tile, and written. Built in lesson 16."""
+    """Read once to know the row, once more where it is longer than a tile, and written. Built in lesson `kernels`."""
     reads = 1 if blocks(width, tile_width) == 1 else 2
     return Work(flops=8 * rows * width, bytes=(reads + 1) * rows * width * number_bytes)
 

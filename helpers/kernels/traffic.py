@@ -29,7 +29,7 @@ class Traffic:
 def counted_traffic() -> Iterator[Traffic]:
     """``with counted_traffic() as seen: ...``. Raises ValueError outside the interpreter: a GPU counts differently.
 
-    Built in lesson 16.
+    Built in lesson `kernels`.
     """
     Builder = _builder()
     seen, load, store = Traffic(), Builder.create_masked_load, Builder.create_masked_store

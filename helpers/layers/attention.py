@@ -13,7 +13,7 @@ from helpers.shapes import Bool, Float, Int, Tensor
 def causal_mask(positions: Int[Tensor, "B T"], keys: int) -> Bool[Tensor, "B T S"]:
     """True where a query may attend: to its own position and every earlier one. Key s stands at position s.
 
-    Built in lesson 05.
+    Built in lesson `attention`.
     """
     return torch.arange(keys, device=positions.device) <= positions[..., None]
 
@@ -27,7 +27,7 @@ def attend(
     """``softmax(query . key / sqrt(K)) . value``, where query head h reads key/value head h // (H / G).
 
     ``mask`` is True where a query may attend; every query needs one key. The softmax is taken in float32 at least.
-    Source: Ainslie et al., "GQA", 2023, section 2. Built in lesson 05.
+    Source: Ainslie et al., "GQA", 2023, section 2. Built in lesson `attention`.
     """
     groups, width = key.shape[2], query.shape[3]
     query = (query * width**-0.5).unflatten(2, (groups, -1))  # B T G J K: J = H / G heads share one key head
@@ -39,7 +39,8 @@ def attend(
 class Attention(nn.Module):
     """Grouped-query attention with Qwen3's norms on the queries and the keys of each head, before the rotation.
 
-    Source: Qwen team, "Qwen3 Technical Report", 2025, section 2; transformers' ``Qwen3Attention``. Built in lesson 05.
+    Source: Qwen team, "Qwen3 Technical Report", 2025, section 2; transformers' ``Qwen3Attention``. Built in lesson
+    `attention`.
     """
 
     def __init__(self, width: int, num_heads: int, num_kv_heads: int, head_dim: int, epsilon: float):

@@ -29,7 +29,7 @@ def choose_blocks(
     The first query scores the mean key of every earlier block; the softmax over blocks gives each head the same say,
     and heads that share keys add theirs up. In order of position; -1 fills where there are fewer than k to see.
     Raises ValueError for a block or a choice of less than one.
-    Source: "Native Sparse Attention", equations 8 to 10. Built in lesson 16.
+    Source: "Native Sparse Attention", equations 8 to 10. Built in lesson `kernels`.
     """
     if block < 1 or k < 1:
         raise ValueError(f"{k} blocks of {block} positions: both are 1 or more")
@@ -48,7 +48,7 @@ def choose_blocks(
 def mean_keys(key: Float[Tensor, "B S G K"], block: int) -> Float[Tensor, "B N G K"]:
     """The mean of each block's keys. The last block may be cut short: zeros fill it, and its mean is no use.
 
-    Built in lesson 16.
+    Built in lesson `kernels`.
     """
     padded = functional.pad(key, (0, 0, 0, 0, 0, -key.shape[1] % block))
     return padded.unflatten(1, (-1, block)).mean(dim=2)
@@ -65,7 +65,7 @@ def attend_blocks(
 
     -1 stands for no block; a block may stand there once, and the own one must. What is gathered at once are the blocks
     of one block of queries. With every block chosen it is ``attend``.
-    Source: "Native Sparse Attention", section 3.3.2. Built in lesson 16.
+    Source: "Native Sparse Attention", section 3.3.2. Built in lesson `kernels`.
     """
     batch, groups = len(key), key.shape[2]
     asked = query.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)  # (B G) T J K: each group is a row

@@ -28,7 +28,7 @@ QUERIES_PER_BLOCK = 32  # of a prompt: what is held at once grows with the entri
 
 def in_window(positions: Int[Tensor, "B T"], window: int) -> Bool[Tensor, "B T S"]:
     """True for the ``window`` tokens that end with the query's own, where the keys are the ``window - 1`` positions
-    before the first query and then the queries' own. Built in lesson 09."""
+    before the first query and then the queries' own. Built in lesson `what_came_next`."""
     query = torch.arange(positions.shape[1], device=positions.device)[:, None]
     key = torch.arange(positions.shape[1] + window - 1, device=positions.device)
     near = (query <= key) & (key < query + window)
@@ -47,7 +47,7 @@ def attend_with_sinks(
 
     The sink takes its part of the softmax and gives nothing, so that a head may say almost nothing. Both masks are
     True where a query may attend. Source: "DeepSeek-V4", section 2.3; sinks: OpenAI, "gpt-oss", 2025.
-    Built in lesson 09.
+    Built in lesson `what_came_next`.
     """
     query = query * query.shape[-1] ** -0.5
     scores = torch.cat([torch.einsum("bthk,bsk->bths", query, shared), query @ own.mT], dim=-1)
@@ -59,7 +59,10 @@ def attend_with_sinks(
 
 
 class Compressed(CacheEntry):
-    """The memory of one layer: the window and, where it has them, its entries and its indexer's. Built in lesson 09."""
+    """The memory of one layer: the window and, where it has them, its entries and its indexer's.
+
+    Built in lesson `what_came_next`.
+    """
 
     def __init__(self, window: Recent, entries: Entries | None, index: Entries | None):
         self.window, self.entries, self.index = window, entries, index
@@ -88,7 +91,7 @@ class CompressedAttention(nn.Module):
     """The layer in its three kinds: window only; with a compressor; with a compressor and an indexer.
 
     The heads' outputs are long (64 x 512), so groups of heads are first made small, each on its own.
-    ``compressor`` without overlap is HCA; one with overlap and an ``indexer`` is CSA. Built in lesson 09.
+    ``compressor`` without overlap is HCA; one with overlap and an ``indexer`` is CSA. Built in lesson `what_came_next`.
     """
 
     def __init__(self, sizes: Sizes, compressor: Compressor | None = None, indexer: EntryIndexer | None = None):

@@ -25,7 +25,7 @@ QUERIES_PER_BLOCK = 32  # of a prompt: index scores are held for 32 x N entries 
 def complete(positions: Int[Tensor, "B T"], ratio: int, entries: int) -> Bool[Tensor, "B T N"]:
     """True for the entries all of whose ``ratio`` tokens the query may see: entry n ends at token (n + 1) ratio - 1.
 
-    Built in lesson 09.
+    Built in lesson `what_came_next`.
     """
     return (torch.arange(entries, device=positions.device) + 1) * ratio <= positions[..., None] + 1
 
@@ -33,14 +33,17 @@ def complete(positions: Int[Tensor, "B T"], ratio: int, entries: int) -> Bool[Te
 def pool(values: Float[Tensor, "B N L K"], gates: Float[Tensor, "B N L K"]) -> Float[Tensor, "B N K"]:
     """One vector for L: in every channel apart, the mean of the values weighted by the softmax of the gates.
 
-    A gate of -inf leaves its value out. Source: "DeepSeek-V4", equations 9 to 12. Built in lesson 09.
+    A gate of -inf leaves its value out. Source: "DeepSeek-V4", equations 9 to 12. Built in lesson `what_came_next`.
     """
     weights = gates.softmax(dim=2, dtype=at_least_float32(gates.dtype))
     return (values * weights.to(values.dtype)).sum(dim=2)
 
 
 class Recent(CacheEntry):
-    """The last ``count`` vectors of each row, the newest at the end; zeros before its first. Built in lesson 09."""
+    """The last ``count`` vectors of each row, the newest at the end; zeros before its first.
+
+    Built in lesson `what_came_next`.
+    """
 
     def __init__(self, count: int):
         self.count = count
@@ -88,7 +91,10 @@ class Recent(CacheEntry):
 
 
 class Entries(CacheEntry):
-    """What one compressor remembers: its entries, and the tokens that a coming one still needs. Built in lesson 09."""
+    """What one compressor remembers: its entries, and the tokens that a coming one still needs.
+
+    Built in lesson `what_came_next`.
+    """
 
     def __init__(self, tail: int, ratio: int):
         self.tail, self.entries, self.ratio = Recent(tail), KVBuffer(), ratio
@@ -114,7 +120,7 @@ class Compressor(nn.Module):
 
     With ``overlap`` each token has two values and gates: the second for the entry of its own tokens, the first for the
     next, so that an entry is made of twice as many. Source: "DeepSeek-V4", equations 9 to 12 (CSA) and 20 to 23 (HCA).
-    Built in lesson 09.
+    Built in lesson `what_came_next`.
     """
 
     def __init__(self, width: int, head_dim: int, ratio: int, overlap: bool, epsilon: float):
@@ -170,7 +176,7 @@ class Compressor(nn.Module):
 class EntryIndexer(nn.Module):
     """Which ``k`` entries each query reads: the lightning indexer of sparse attention, over entries of its own.
 
-    Source: "DeepSeek-V4", equations 13 to 17; transformers' ``DeepseekV4Indexer``. Built in lesson 09.
+    Source: "DeepSeek-V4", equations 13 to 17; transformers' ``DeepseekV4Indexer``. Built in lesson `what_came_next`.
     """
 
     def __init__(self, width: int, query_rank: int, num_heads: int, head_dim: int, ratio: int, k: int, epsilon: float):

@@ -40,7 +40,7 @@ def delta_rule(
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"]]:
     """Token by token, as it is defined: what each query reads, and the state after the last token.
 
-    ``log_decay`` is g <= 0; with ``beta`` 0 and g 0 a token leaves no trace. Built in lesson 08.
+    ``log_decay`` is g <= 0; with ``beta`` 0 and g 0 a token leaves no trace. Built in lesson `deltanet`.
     """
     read = []
     for t in range(query.shape[1]):
@@ -62,7 +62,8 @@ def chunked_delta_rule(
     chunk: int = CHUNK,
     writing: Callable | None = None,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"]]:
-    """The same result, ``chunk`` tokens at a time. ValueError where ``chunk`` is not positive. Built in lesson 08.
+    """The same result, ``chunk`` tokens at a time. ValueError where ``chunk`` is not positive. Built in lesson
+    `deltanet`.
 
     Within a chunk everything is a matrix product; only the loop that carries the state from one to the next is left.
     ``writing`` says what the tokens of a chunk write, for rules that correct otherwise (None: as the delta rule does).
@@ -140,7 +141,7 @@ def additive_rule(
 
     A key that is written twice answers with the sum of both values. No published model of today's uses it; it shows
     what the correction is worth. Source: Yang et al., "Gated Linear Attention", 2023 (arXiv 2312.06635).
-    Built in lesson 08.
+    Built in lesson `deltanet`.
     """
     return chunked_delta_rule(query, key, value, log_decay, beta, state, chunk, _values_as_they_are)
 
@@ -152,7 +153,8 @@ def short_conv(
 ) -> Float[Tensor, "B T channels"]:
     """``silu`` of a weighted sum of each channel's last ``width`` numbers, its own the last of them.
 
-    ``before`` are the ``width - 1`` inputs that came before x: zeros at the start of a text. Built in lesson 08.
+    ``before`` are the ``width - 1`` inputs that came before x: zeros at the start of a text. Built in lesson
+    `deltanet`.
     """
     window = torch.cat([before, x], dim=1).mT
     return functional.silu(functional.conv1d(window, weight, groups=weight.shape[0])).mT
@@ -163,7 +165,7 @@ def gated_norm(
 ) -> Float[Tensor, "... V"]:
     """``rms_norm(x) * silu(gate)``: first the norm, then the gate. An ordinary norm, its weight around 1.
 
-    Built in lesson 08.
+    Built in lesson `deltanet`.
     """
     return (rms_norm(x, weight, epsilon) * functional.silu(gate.to(at_least_float32(gate.dtype)))).to(x.dtype)
 
@@ -184,7 +186,7 @@ class Written(NamedTuple):
 
 
 class DeltaState(CacheEntry):
-    """What one Gated DeltaNet layer remembers, as much for a long text as for a short one. Built in lesson 08.
+    """What one Gated DeltaNet layer remembers, as much for a long text as for a short one. Built in lesson `deltanet`.
 
     A sum has no place to cut it. To go back, the memory at the checkpoint is kept, and what each token since has
     written: a key, a value and two numbers per head, where the memory after each would be K x V. The first of them
@@ -245,8 +247,8 @@ class DeltaState(CacheEntry):
 class GatedDeltaNet(nn.Module):
     """The layer: projections, a short convolution over queries, keys and values, the delta rule, a gated norm.
 
-    Each of ``num_key_heads`` serves num_value_heads / num_key_heads consecutive value heads. Built in lesson 08.
-    Source: "Gated Delta Networks", section 3.4; transformers' ``Qwen3_5GatedDeltaNet``.
+    Each of ``num_key_heads`` serves num_value_heads / num_key_heads consecutive value heads. Built in lesson
+    `deltanet`. Source: "Gated Delta Networks", section 3.4; transformers' ``Qwen3_5GatedDeltaNet``.
     """
 
     def __init__(

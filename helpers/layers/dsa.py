@@ -34,7 +34,7 @@ def scores(
     H index heads of width K share one key; a weight may be negative. In float32 at least: the cut between the k-th
     score and the next is narrow. Without the relu the heads would collapse into a single dot product.
     Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 1; the scales from transformers' ``DeepseekV32Indexer``.
-    Built in lesson 07.
+    Built in lesson `dsa`.
     """
     dtype, (heads, width) = at_least_float32(query.dtype), query.shape[2:]
     query, weights = query.to(dtype) * width**-0.5, weights.to(dtype) * heads**-0.5
@@ -55,7 +55,7 @@ def select_tokens(scores: Float[Tensor, "B T S"], k: int) -> Int[Tensor, "B T ch
     A score of -inf marks a key that may not be seen. It is never chosen: where a query sees fewer than k keys it keeps
     all of those, and -1 fills the rest. Among equal scores the earlier position goes first: ``torch.topk`` leaves
     that open, so that a cached and an uncached run may differ, and the relu makes zeros that are equal often.
-    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 2. Built in lesson 07.
+    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 2. Built in lesson `dsa`.
     """
     length = scores.shape[-1]
     k = min(k, length)
@@ -95,7 +95,7 @@ def attend_chosen(
     """Absorbed latent attention over the chosen positions only; -1 stands for no position.
 
     The latents of the chosen are gathered for each query, and nothing else is read: the work is T x chosen, whatever S.
-    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2 and figure 2. Built in lesson 07.
+    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2 and figure 2. Built in lesson `dsa`.
     """
     context = []
     for queries, turned, kept in _blocks(query, q_rope, chosen):
@@ -108,7 +108,7 @@ def attend_chosen(
 def gathered(rows: Float[Tensor, "B S X"], chosen: Int[Tensor, "B T chosen"]) -> Float[Tensor, "B T chosen X"]:
     """The chosen rows of each query. A look-up, as an embedding is, copies whole rows: on a CPU faster than indexing.
 
-    Built in lesson 07.
+    Built in lesson `dsa`.
     """
     return torch.stack([functional.embedding(at, row) for row, at in zip(rows, chosen, strict=True)])
 
@@ -124,7 +124,7 @@ class Indexer(nn.Module):
     The first ``rotary_dim`` coordinates of its heads and of its key are turned. ``turn`` says by which pairing, since
     the checkpoints disagree: DeepSeek-V3.2's by ``rotate`` (half-split, although its attention pairs neighbours),
     GLM-5's by ``rotate_neighbours``. The wrong one answers fluently, and chooses the wrong tokens.
-    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 1; transformers' ``DeepseekV32Indexer``. Built in lesson 07.
+    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 1; transformers' ``DeepseekV32Indexer``. Built in lesson `dsa`.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Indexer(nn.Module):
 
 
 class SparseLatents(CacheEntry):
-    """What one layer remembers: latents, and index keys where it has an indexer. Built in lesson 07."""
+    """What one layer remembers: latents, and index keys where it has an indexer. Built in lesson `dsa`."""
 
     def __init__(self):
         self.latents, self.index_keys = Latents(), KVBuffer()
@@ -199,7 +199,7 @@ class SparseAttention(nn.Module):
     """Latent attention that reads what an indexer chose. Without an indexer of its own (``None``) a layer reads what an
     earlier one chose, and keeps no index keys (IndexShare).
 
-    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; IndexShare: arXiv 2603.12201. Built in lesson 07.
+    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; IndexShare: arXiv 2603.12201. Built in lesson `dsa`.
     """
 
     def __init__(self, mla: MLA, indexer: Indexer | None):

@@ -17,7 +17,7 @@ class GatedAttention(nn.Module):
     """``output(attend(...) * sigmoid(gate))``; one matrix makes each head's query and, behind it, its gate.
 
     Source: Qiu et al., "Gated Attention for Large Language Models", 2025 (arXiv 2505.06708); transformers'
-    ``Qwen3_5Attention``. Built in lesson 05.
+    ``Qwen3_5Attention``. Built in lesson `attention`.
     """
 
     def __init__(self, width: int, num_heads: int, num_kv_heads: int, head_dim: int, epsilon: float):

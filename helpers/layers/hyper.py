@@ -24,7 +24,7 @@ def sinkhorn(positive: Float[Tensor, "*B n n"], rounds: int, epsilon: float = 1e
     """A matrix of positive numbers made doubly stochastic: divide by the sums of the columns, then of the rows, again.
 
     ``rounds`` divisions by the columns' sums and one fewer by the rows', so that the columns are exact at the end and
-    the rows nearly. ValueError where ``rounds`` is below one. Built in lesson 09.
+    the rows nearly. ValueError where ``rounds`` is below one. Built in lesson `what_came_next`.
     Source: Sinkhorn and Knopp, "Concerning nonnegative matrices and doubly stochastic matrices", 1967.
     """
     if rounds < 1:
@@ -37,7 +37,7 @@ def sinkhorn(positive: Float[Tensor, "*B n n"], rounds: int, epsilon: float = 1e
 
 
 def collapse(streams: Float[Tensor, "B T n D"], pre: Float[Tensor, "B T n"]) -> Float[Tensor, "B T D"]:
-    """The one vector that a layer reads: the weighted sum of the streams. Built in lesson 09."""
+    """The one vector that a layer reads: the weighted sum of the streams. Built in lesson `what_came_next`."""
     return (pre[..., None] * streams).sum(dim=2).to(streams.dtype)
 
 
@@ -49,7 +49,7 @@ def expand(
 ) -> Float[Tensor, "B T n D"]:
     """The streams after a layer: ``post`` says how much of what it wrote each one gets, ``mix[i, j]`` how much of
     stream i goes to stream j. The sum is over the first index: ``mix`` transposed. The other direction is as stable,
-    so that only a comparison with the published model shows the mistake. Built in lesson 09.
+    so that only a comparison with the published model shows the mistake. Built in lesson `what_came_next`.
     """
     post, mix = post.to(streams.dtype), mix.to(streams.dtype)
     return post[..., None] * written[:, :, None] + torch.einsum("btij,btid->btjd", mix, streams)
@@ -66,7 +66,7 @@ def project(
 class HyperConnection(nn.Module):
     """The weights that one layer is wrapped in: n streams make n + n + n^2 numbers per token.
 
-    Source: transformers' ``DeepseekV4HyperConnection``. Built in lesson 09.
+    Source: transformers' ``DeepseekV4HyperConnection``. Built in lesson `what_came_next`.
     """
 
     def __init__(self, num_streams: int, width: int, rounds: int, epsilon: float, norm_epsilon: float):
@@ -93,7 +93,7 @@ class HyperConnection(nn.Module):
 class HyperHead(nn.Module):
     """The last collapse, before the model's final norm: only ``pre``. Source: ``DeepseekV4HyperHead``.
 
-    Built in lesson 09.
+    Built in lesson `what_came_next`.
     """
 
     def __init__(self, num_streams: int, width: int, epsilon: float, norm_epsilon: float):

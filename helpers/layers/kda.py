@@ -19,7 +19,7 @@ def kimi_delta_rule(
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"]]:
     """``helpers.layers.delta.delta_rule`` where each of the K rows of the memory fades by its own ``log_decay`` <= 0.
 
-    Token by token; returns what each query reads and the state after the last token. Built in lesson 08.
+    Token by token; returns what each query reads and the state after the last token. Built in lesson `deltanet`.
     """
     read = []
     for t in range(query.shape[1]):

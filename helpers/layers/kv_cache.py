@@ -77,7 +77,7 @@ def rows_joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 class KVBuffer(CacheEntry):
-    """A row of vectors per sequence, one per position; empty at first. Built in lesson 05."""
+    """A row of vectors per sequence, one per position; empty at first. Built in lesson `attention`."""
 
     def __init__(self):
         self._room: Tensor | None = None  # B x capacity x ..., zeros where nothing is yet: never NaN under a mask
@@ -169,7 +169,7 @@ def _longer(room: Tensor, capacity: int) -> Tensor:
 
 
 class KeyValues(CacheEntry):
-    """The keys and values of one attention layer. Built in lesson 05."""
+    """The keys and values of one attention layer. Built in lesson `attention`."""
 
     def __init__(self):
         self.keys, self.values = KVBuffer(), KVBuffer()
@@ -186,7 +186,7 @@ class KeyValues(CacheEntry):
 
 
 class Cache:
-    """One entry per block, and how many tokens of each row have been read. Built in lesson 05."""
+    """One entry per block, and how many tokens of each row have been read. Built in lesson `attention`."""
 
     def __init__(self, blocks: list[CacheEntry]):
         self.blocks = blocks
@@ -209,7 +209,7 @@ class Cache:
         return arrange(token_ids, mask, self.lengths)
 
     def checkpoint(self) -> None:
-        """From here on blocks note what they need for ``rollback``. Built in lesson 18.
+        """From here on blocks note what they need for ``rollback``. Built in lesson `speculative`.
 
         Raises ValueError for an empty cache: there is nothing to go back to.
         """
@@ -222,7 +222,7 @@ class Cache:
     def rollback(self, accepted: Int[Tensor, "B"]) -> None:
         """Of the tokens read since ``checkpoint`` keep each row's first ``accepted``; the others were never read.
 
-        Raises ValueError where there is no checkpoint or a row has not read so many. Built in lesson 18.
+        Raises ValueError where there is no checkpoint or a row has not read so many. Built in lesson `speculative`.
         """
         if self.marked is None:
             raise ValueError("nothing can be taken back: call checkpoint before what may have to be")

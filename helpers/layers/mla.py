@@ -5,7 +5,7 @@ Two ways to the same result. **Expanded**: make the keys and values of all heads
 queries read them. **Absorbed**: carry the queries into the latent space instead, so that the latent itself is the
 key and the value, one for all heads; best where few queries read a long cache. A rotation depends on the position and
 cannot be carried through a matrix, so R coordinates of their own are turned, again one key for all heads.
-Source: DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1; transformers' ``DeepseekV3Attention``. Built in lesson 06.
+Source: DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1; transformers' ``DeepseekV3Attention``. Built in lesson `mla`.
 """
 
 import torch
@@ -34,7 +34,7 @@ def expanded(
     """Attention over the keys and values that ``w_uk`` and ``w_uv`` make of the latents.
 
     Latents are B S C, the same for every query, or B T S C, gathered for each query by a selection. ``mask`` is True
-    where a query may attend. Source: DeepSeek-AI, "DeepSeek-V2", 2024, equations 37 to 47. Built in lesson 06.
+    where a query may attend. Source: DeepSeek-AI, "DeepSeek-V2", 2024, equations 37 to 47. Built in lesson `mla`.
     """
     all_or_each = "bs" if latent.dim() == 3 else "bts"
     key = torch.einsum(f"{all_or_each}c,hkc->{all_or_each}hk", latent, w_uk)
@@ -57,7 +57,7 @@ def absorbed(
     """The same numbers as ``expanded``, without a key or a value being made: q . (U c) = (q U) . c.
 
     What is read for each earlier token is its latent and its RoPE key, once for all heads.
-    Source: DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1.2 and appendix C. Built in lesson 06.
+    Source: DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1.2 and appendix C. Built in lesson `mla`.
     """
     all_or_each = "bs" if latent.dim() == 3 else "bts"
     scores = torch.einsum(f"bthc,{all_or_each}c->bths", into_latents(query, w_uk), latent)
@@ -67,12 +67,12 @@ def absorbed(
 
 
 def into_latents(query: Float[Tensor, "B T H K"], w_uk: Float[Tensor, "H K C"]) -> Float[Tensor, "B T H C"]:
-    """Queries that ask latents directly. Built in lesson 06."""
+    """Queries that ask latents directly. Built in lesson `mla`."""
     return torch.einsum("bthk,hkc->bthc", query, w_uk)
 
 
 def out_of_latents(context: Float[Tensor, "B T H C"], w_uv: Float[Tensor, "H V C"]) -> Float[Tensor, "B T H V"]:
-    """The mixture of values, made from the mixture of latents. Built in lesson 06."""
+    """The mixture of values, made from the mixture of latents. Built in lesson `mla`."""
     return torch.einsum("bthc,hvc->bthv", context, w_uv)
 
 
@@ -86,7 +86,7 @@ def absorbing_pays(queries: int, keys: int, latent_width: int, head_dim: int, va
     """Whether ``absorbed`` takes fewer multiplications per head than ``expanded``.
 
     Carrying costs C (K + V) a query, expanding as much a key; an absorbed score and its mixture cost 2 C where K + V
-    were enough. With DeepSeek-V3's sizes and a long cache: up to 170 new queries at once. Built in lesson 06.
+    were enough. With DeepSeek-V3's sizes and a long cache: up to 170 new queries at once. Built in lesson `mla`.
     """
     move = latent_width * (head_dim + value_dim)
     carried = queries * move + queries * keys * 2 * latent_width
@@ -94,7 +94,7 @@ def absorbing_pays(queries: int, keys: int, latent_width: int, head_dim: int, va
 
 
 class Latents(CacheEntry):
-    """What one MLA layer remembers: a latent and a RoPE key a token, for all heads together. Built in lesson 06."""
+    """What one MLA layer remembers: a latent and a RoPE key a token, for all heads together. Built in lesson `mla`."""
 
     def __init__(self):
         self.latent, self.k_rope = KVBuffer(), KVBuffer()
@@ -113,7 +113,7 @@ class Latents(CacheEntry):
 class MLA(nn.Module):
     """The weights of multi-head latent attention. ``query_rank`` None: queries are not compressed.
 
-    ``scale`` multiplies the scores: 1 / sqrt(K + R), and more under YaRN. Built in lesson 06.
+    ``scale`` multiplies the scores: 1 / sqrt(K + R), and more under YaRN. Built in lesson `mla`.
     """
 
     def __init__(

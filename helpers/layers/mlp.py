@@ -12,7 +12,7 @@ def swiglu(
     """``silu(gate) * up``. With a limit the gate is kept below it, and ``up`` within it on both sides.
 
     DeepSeek-V4 limits both to 10 so that no activation outgrows what FP8 and FP4 can hold.
-    Source: DeepSeek-AI, "DeepSeek-V4", 2026; transformers' ``DeepseekV4Experts``. Built in lesson 10.
+    Source: DeepSeek-AI, "DeepSeek-V4", 2026; transformers' ``DeepseekV4Experts``. Built in lesson `experts`.
     """
     if limit is not None:
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
@@ -23,7 +23,7 @@ class SwiGLU(nn.Module):
     """``down(silu(gate(x)) * up(x))``, three matrices without bias.
 
     Raises ValueError where ``hidden`` is not 1 or more.
-    Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6. Built in lesson 03.
+    Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6. Built in lesson `open_a_model`.
     """
 
     def __init__(self, width: int, hidden: int):

@@ -12,7 +12,8 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: flo
 
     The mean is taken in float32 at least: a bfloat16 sum of squares keeps only 8 bits.
     The result is rounded to the dtype of ``x`` before the weight, as the published models do.
-    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4. Built in lesson 03.
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4. Built in lesson
+    `open_a_model`.
     """
     exact = x.to(at_least_float32(x.dtype))
     size = torch.rsqrt(exact.pow(2).mean(dim=-1, keepdim=True) + epsilon)
@@ -20,7 +21,7 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: flo
 
 
 class RMSNorm(nn.Module):
-    """The weight of ``rms_norm``. Built in lesson 03."""
+    """The weight of ``rms_norm``. Built in lesson `open_a_model`."""
 
     def __init__(self, width: int, epsilon: float):
         super().__init__()
@@ -36,7 +37,7 @@ def zero_centred_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], eps
 
     So that weight decay pulls the scale towards one and not towards nothing. Everything is in float32 at least and
     rounded once, at the end.
-    Source: Qwen team, "Qwen3-Next", 2025; transformers' ``Qwen3_5RMSNorm``. Built in lesson 08.
+    Source: Qwen team, "Qwen3-Next", 2025; transformers' ``Qwen3_5RMSNorm``. Built in lesson `deltanet`.
     """
     exact = x.to(at_least_float32(x.dtype))
     size = torch.rsqrt(exact.pow(2).mean(dim=-1, keepdim=True) + epsilon)
@@ -44,7 +45,7 @@ def zero_centred_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], eps
 
 
 class ZeroCentredNorm(nn.Module):
-    """The weight of ``zero_centred_norm``. Built in lesson 08."""
+    """The weight of ``zero_centred_norm``. Built in lesson `deltanet`."""
 
     def __init__(self, width: int, epsilon: float):
         super().__init__()

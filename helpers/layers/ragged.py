@@ -17,7 +17,7 @@ from helpers.shapes import Bool, Float, Int, Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """The tokens of one call, real ones first. Built in lesson 05."""
+    """The tokens of one call, real ones first. Built in lesson `attention`."""
 
     token_ids: Int[Tensor, "B T"]
     positions: Int[Tensor, "B T"]  # counted on behind a row's end

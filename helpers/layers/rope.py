@@ -17,7 +17,7 @@ from helpers.shapes import Float, Int, Tensor
 def frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Float[Tensor, "halfK"]:
     """Radians a position for each of the ``head_dim / 2`` pairs: ``theta ** (-2i / head_dim)``, from 1 down.
 
-    Raises ValueError where ``head_dim`` is odd. Built in lesson 05.
+    Raises ValueError where ``head_dim`` is odd. Built in lesson `attention`.
     """
     if head_dim % 2:
         raise ValueError(f"rotary positions turn pairs of coordinates: head_dim must be even, not {head_dim}")
@@ -30,7 +30,7 @@ def angles(
 ) -> tuple[Float[Tensor, "*B T halfK"], Float[Tensor, "*B T halfK"]]:
     """The cosine and the sine of each position's angles, computed in float32 at least and then rounded.
 
-    Built in lesson 05.
+    Built in lesson `attention`.
     """
     turned = positions.to(at_least_float32(dtype))[..., None] * radians
     return turned.cos().to(dtype), turned.sin().to(dtype)
@@ -39,7 +39,7 @@ def angles(
 def rotate(
     x: Float[Tensor, "B T H K"], cos: Float[Tensor, "*B T halfK"], sin: Float[Tensor, "*B T halfK"]
 ) -> Float[Tensor, "B T H K"]:
-    """Turn the pairs (i, i + K/2) of every head by the angle of its position. Built in lesson 05."""
+    """Turn the pairs (i, i + K/2) of every head by the angle of its position. Built in lesson `attention`."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos[..., None, :], sin[..., None, :]  # one angle for all heads
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
@@ -51,7 +51,7 @@ def rotate_neighbours(
     """Turn the pairs (2i, 2i + 1), the interleaved layout of the DeepSeek and GLM-5 families.
 
     The same angles on another pairing: a checkpoint trained with one gives fluent nonsense with the other.
-    Built in lesson 06.
+    Built in lesson `mla`.
     """
     first, second = x[..., 0::2], x[..., 1::2]
     cos, sin = cos[..., None, :], sin[..., None, :]
@@ -64,7 +64,7 @@ def rotate_first(
     """Turn the first R coordinates of every head and leave the others as they are: positions for a part of the head.
 
     What is left unturned matches at any distance. Source: Black et al., "GPT-NeoX-20B", 2022 (arXiv 2204.06745); in
-    Qwen3.5 R is a quarter of K. Built in lesson 05.
+    Qwen3.5 R is a quarter of K. Built in lesson `attention`.
     """
     turned, kept = x.tensor_split([2 * cos.shape[-1]], dim=-1)
     return torch.cat([rotate(turned, cos, sin), kept], dim=-1)
@@ -75,7 +75,7 @@ def rotate_last(
 ) -> Float[Tensor, "B T H K"]:
     """Turn the last R coordinates of every head, in neighbouring pairs; with ``-sin`` they are turned back.
 
-    Source: DeepSeek-AI, "DeepSeek-V4", 2026, section 2.3. Built in lesson 09.
+    Source: DeepSeek-AI, "DeepSeek-V4", 2026, section 2.3. Built in lesson `what_came_next`.
     """
     kept, turned = x.tensor_split([x.shape[-1] - 2 * cos.shape[-1]], dim=-1)
     return torch.cat([kept, rotate_neighbours(turned, cos, sin)], dim=-1)
@@ -86,7 +86,8 @@ def axis_of(count: int, sections: tuple[int, int, int]) -> Int[Tensor, "count"]:
 
     ``sections`` says how many frequencies each axis has; when height and width have theirs, the rest is time's.
     Turns and not blocks, so that each axis has fast and slow ones. Source: Bai et al., "Qwen3-VL Technical Report",
-    2025 (arXiv 2511.21631: interleaved MRoPE); transformers' ``Qwen3_5TextRotaryEmbedding``. Built in lesson 24.
+    2025 (arXiv 2511.21631: interleaved MRoPE); transformers' ``Qwen3_5TextRotaryEmbedding``. Built in lesson
+    `forms_and_pdfs`.
     """
     axis, turn = torch.arange(count) % 3, torch.arange(count) // 3
     return axis.where(turn < torch.tensor(sections)[axis], 0)
@@ -100,7 +101,7 @@ def angles_of_axes(
 ) -> tuple[Float[Tensor, "B T halfR"], Float[Tensor, "B T halfR"]]:
     """``angles`` where a token has a time, a height and a width, and each frequency belongs to one of the three.
 
-    For text all three are the position, and the result is that of ``angles``. Built in lesson 24.
+    For text all three are the position, and the result is that of ``angles``. Built in lesson `forms_and_pdfs`.
     """
     axis = axis_of(len(radians), sections).to(positions.device)
     turned = positions[axis].movedim(0, -1).to(at_least_float32(dtype)) * radians
@@ -114,7 +115,7 @@ class Yarn:
     Pairs that turn often within the context tell near positions apart, and stay as they are. Pairs that never come
     round have not been seen at larger angles, and are slowed by the whole factor. Between them is a ramp. More keys
     flatten the softmax, so scores grow by the square of ``magnitude``.
-    Source: Peng et al., "YaRN", 2023, definitions 2 and 3. Built in lesson 06.
+    Source: Peng et al., "YaRN", 2023, definitions 2 and 3. Built in lesson `mla`.
     """
 
     factor: float
@@ -176,7 +177,7 @@ class Yarn:
 def stretched(radians: Float[Tensor, "halfK"], theta: float, yarn: Yarn) -> Float[Tensor, "halfK"]:
     """YaRN's frequencies from the plain ones: from unchanged at the fast pairs to divided by ``factor`` at the slow.
 
-    Source: Peng et al., "YaRN", 2023, definition 2. Built in lesson 06.
+    Source: Peng et al., "YaRN", 2023, definition 2. Built in lesson `mla`.
     """
     width = 2 * len(radians)
     first = max(math.floor(_pair_that_turns(yarn.fast, width, theta, yarn.context)), 0)
@@ -193,7 +194,7 @@ def angles_of_yarn(
     yarn: Yarn | None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "*B T halfK"], Float[Tensor, "*B T halfK"]]:
-    """``angles`` of the stretched frequencies; the plain ones where ``yarn`` is None. Built in lesson 06."""
+    """``angles`` of the stretched frequencies; the plain ones where ``yarn`` is None. Built in lesson `mla`."""
     if yarn is None:
         return angles(positions, radians, dtype)
     cos, sin = angles(positions, stretched(radians, theta, yarn), at_least_float32(dtype))

@@ -27,7 +27,8 @@ def gain(before: Work, after: Work, chip: dict) -> Range:
     """How many times less the floor is after than before.
 
     Only the ridge matters: with arithmetic as the unit of time a floor is max(FLOP, bytes x ridge), and the quotient of
-    two such floors rises or falls all the way from one end of the ridge's range to the other. Built in lesson 16.
+    two such floors rises or falls all the way from one end of the ridge's range to the other. Built in lesson
+    `kernels`.
     """
     ends = [max(before.flops, before.bytes * r) / max(after.flops, after.bytes * r) for r in ridge(chip)]
     return min(ends), max(ends)

@@ -77,7 +77,7 @@ def masked_decode(s: SparseSizes, tokens: int, number_bytes: float = 2) -> Work:
 def break_even(s: SparseSizes, number_bytes: float = 2, key_bytes: float | None = None) -> tuple[float, float]:
     """The context from which on sparse decoding does less: in FLOP, and in bytes. Infinite where it never does.
 
-    Dense work a token of context D, index work I: ``I n + D k = D n``, so n = k D / (D - I). Built in lesson 07.
+    Dense work a token of context D, index work I: ``I n + D k = D n``, so n = k D / (D - I). Built in lesson `dsa`.
     """
     dense = dense_decode(s, 1, number_bytes)
     index = index_decode(s, 1, number_bytes if key_bytes is None else key_bytes)
@@ -86,7 +86,7 @@ def break_even(s: SparseSizes, number_bytes: float = 2, key_bytes: float | None 
 
 def prefill_break_even(s: SparseSizes) -> float:
     """The same for a token of a prompt, in FLOP. A dense prompt is read in the expanded form, with a key and a value a
-    head, which costs fewer FLOP per pair than the absorbed form over gathered latents. Built in lesson 07."""
+    head, which costs fewer FLOP per pair than the absorbed form over gathered latents. Built in lesson `dsa`."""
     expanded = 2 * s.heads * (s.key + s.rope_dim + s.value)
     return _meet(s.k * dense_decode(s, 1).flops / expanded, expanded, index_decode(s, 1).flops)
 

@@ -21,7 +21,7 @@ class Energy:
 
 @contextmanager
 def measured_energy(root: Path = COUNTERS) -> Iterator[Energy]:
-    """``with measured_energy() as energy: ...`` and then ``energy.joules``. Built in lesson 12."""
+    """``with measured_energy() as energy: ...`` and then ``energy.joules``. Built in lesson `training_bill`."""
     before, energy = _read(root), Energy()
     yield energy
     after = _read(root)

@@ -44,7 +44,7 @@ class StepFlops:
 
 
 def count_flops(run: Callable[[], object]) -> dict[str, int]:
-    """FLOP of ``run()`` by operation: ``{"mm": ..., "bmm": ...}``. Built in lesson 12."""
+    """FLOP of ``run()`` by operation: ``{"mm": ..., "bmm": ...}``. Built in lesson `training_bill`."""
     with FlopCounterMode(display=False, custom_mapping=MENDED) as counter:
         run()
     counted = counter.get_flop_counts().get("Global", {})
@@ -60,7 +60,8 @@ def training_flops(model: nn.Module, length: int, loss: Loss | None = None) -> S
     they are does not matter, nor the size of the batch; ``length`` does. (Token 0 is taken; where it stands for an
     image, ``loss`` brings its own.) No gradient is left in the model.
 
-    Raises ValueError for a length below 1, and for a model none of whose weights is to be trained. Built in lesson 12.
+    Raises ValueError for a length below 1, and for a model none of whose weights is to be trained. Built in lesson
+    `training_bill`.
     """
     if length < 1:
         raise ValueError(f"a text has 1 token or more, and length is {length}")
@@ -75,7 +76,10 @@ def training_flops(model: nn.Module, length: int, loss: Loss | None = None) -> S
 
 
 def training_flops_per_token(model: nn.Module, length: int, loss: Loss | None = None) -> float:
-    """FLOP per token of training ``model`` on ``length`` tokens; see ``training_flops``. Built in lesson 12."""
+    """FLOP per token of training ``model`` on ``length`` tokens; see ``training_flops``.
+
+    Built in lesson `training_bill`.
+    """
     return training_flops(model, length, loss).per_token
 
 
@@ -83,7 +87,7 @@ def count_elements(run: Callable[[], object]) -> int:
     """Numbers that ``run()`` writes by all operations that the FLOP counter leaves out.
 
     At least one operation made each, so this is a lower bound of the FLOP that are not counted; what moves a number
-    without changing it (a copy, a gather) counts too, and a view does not. Built in lesson 12.
+    without changing it (a copy, a gather) counts too, and a view does not. Built in lesson `training_bill`.
     """
     with _Elements() as seen:
         run()

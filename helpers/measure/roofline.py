@@ -2,7 +2,7 @@
 
 A roofline (Williams, Waterman and Patterson, CACM 52(4), 2009) has two numbers: bytes per second from memory, and FLOP
 per second. Work with I FLOP per byte runs at most at min(flops_per_s, I · bytes_per_s). Both are measured here, with
-torch's own kernels on random data, because a datasheet's numbers are never reached. Built in lesson 00.
+torch's own kernels on random data, because a datasheet's numbers are never reached. Built in lesson `roofline`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -40,7 +40,7 @@ class Seen:
 def watch_sockets() -> Iterator[Seen]:
     """``with watch_sockets() as seen:`` lists every address that Python tries to reach or to look up inside.
 
-    Nothing is blocked. Watches nest, and each sees all threads. Built in lesson 03.
+    Nothing is blocked. Watches nest, and each sees all threads. Built in lesson `open_a_model`.
     """
     _install_hook()
     seen = Seen()

@@ -14,7 +14,7 @@ from helpers.shapes import Tensor
 
 
 def count_traffic(run: Callable[[], object]) -> dict[str, int]:
-    """Bytes read and written by ``run()``, by operation. A view moves nothing. Built in lesson 16."""
+    """Bytes read and written by ``run()``, by operation. A view moves nothing. Built in lesson `kernels`."""
     with _Traffic() as seen:
         run()
     return seen.bytes

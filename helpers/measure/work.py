@@ -29,7 +29,8 @@ def matmul_work(
 
     A multiplication and an addition per weight and row: 2 · batch · inputs · outputs FLOP. The bytes are the fewest
     possible, each input read once and each output written once. Activations are as wide as the weights unless
-    `activation_bits` says otherwise; a quantised layer has 4-bit weights and 16-bit activations. Built in lesson 00.
+    `activation_bits` says otherwise; a quantised layer has 4-bit weights and 16-bit activations. Built in lesson
+    `roofline`.
     """
     if min(batch, inputs, outputs) < 1 or weight_bits <= 0:
         raise ValueError(f"batch {batch}, inputs {inputs}, outputs {outputs}, bits {weight_bits}: all must be positive")

@@ -19,5 +19,5 @@ PARTS = (
 
 
 def part(name: str) -> str:
-    """The part of the model that a weight belongs to. Built in lesson 03."""
+    """The part of the model that a weight belongs to. Built in lesson `open_a_model`."""
     return next((title for title, marks in PARTS if any(mark in name for mark in marks)), OTHER)

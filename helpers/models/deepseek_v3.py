@@ -2,7 +2,7 @@
 drafter that guesses the token after the next one. Kimi K2's text model is the same with other sizes.
 
 Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 2; transformers' ``modeling_deepseek_v3.py`` and
-``MtpLayer``. Built in lessons 06 (attention), 10 (experts) and 11 (drafter).
+``MtpLayer``. Built in lessons `mla` (attention), `experts` (experts) and `mtp` (drafter).
 """
 
 import torch
@@ -51,7 +51,7 @@ class Drafter(nn.Module):
     """Multi-token prediction: what the model made of token t and the embedding of token t + 1 give token t + 2.
 
     One block of its own; embedding and head are the model's.
-    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, equations 21 to 23. Built in lesson 11.
+    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, equations 21 to 23. Built in lesson `mtp`.
     """
 
     def __init__(self, config: Config):

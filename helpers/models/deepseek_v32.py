@@ -4,7 +4,8 @@ Each block attends over the latents that its own indexer chose, then sends every
 and to a shared one; the first blocks have a plain feed-forward layer. Two rotations meet in one layer: attention pairs
 neighbouring coordinates, the indexer pairs the two halves. The published checkpoint also holds a block that guesses the
 token after the next, as DeepSeek-V3's; it is not read here.
-Source: DeepSeek-AI, "DeepSeek-V3.2", 2025; transformers' ``modeling_deepseek_v32.py``. Built in lessons 06, 07 and 10.
+Source: DeepSeek-AI, "DeepSeek-V3.2", 2025; transformers' ``modeling_deepseek_v32.py``. Built in lessons `mla`, `dsa`
+and `experts`.
 """
 
 from dataclasses import dataclass

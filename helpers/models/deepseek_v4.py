@@ -2,8 +2,9 @@
 
 Per token of a long text it keeps a few bytes where others keep kilobytes: a layer stores the last 127 tokens and one
 entry for each 4 or each 128. Three kinds of attention alternate, every feed-forward layer is a mixture of experts, and
-in the first few a fixed table sends each token id to its experts. Built in lessons 09 (attention, streams) and 10.
-Source: DeepSeek-AI, "DeepSeek-V4", 2026; transformers' ``modeling_deepseek_v4.py``. Not built: its MTP.
+in the first few a fixed table sends each token id to its experts. Built in lessons `what_came_next` (attention,
+streams) and `experts`. Source: DeepSeek-AI, "DeepSeek-V4", 2026; transformers' ``modeling_deepseek_v4.py``. Not built:
+its MTP.
 """
 
 import torch

@@ -4,7 +4,7 @@ A block is DeepSeek-V3.2's: attention over the latents that an indexer chose, th
 shared one. The indexer pairs neighbouring coordinates, as the attention beside it does. Since GLM-5.2 three of four
 blocks have no indexer (IndexShare): they read what the last block with one chose, and keep no index keys.
 The published checkpoint also holds a block that guesses the token after the next; it is not read here.
-Built in lessons 06, 07 and 10.
+Built in lessons `mla`, `dsa` and `experts`.
 Source: Z.ai, "GLM-5", 2026; IndexShare: arXiv 2603.12201; transformers' ``modeling_glm_moe_dsa.py``.
 """
 

@@ -2,7 +2,7 @@
 
 MoonViT looks at each image, a projector makes vectors as wide as the text model out of its cells, and they stand where
 the text has placeholders. From there on they are tokens like others: positions count on, each sees those before it.
-Built in lessons 06 (attention), 10 (experts) and 24 (vision).
+Built in lessons `mla` (attention), `experts` (experts) and `forms_and_pdfs` (vision).
 Source: Kimi Team, "Kimi K2.5", 2026 (arXiv 2602.02276); transformers' ``modeling_kimi_k25.py``.
 """
 

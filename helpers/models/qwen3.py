@@ -1,7 +1,7 @@
 """Qwen3, dense: the plain modern decoder that the later models are compared with.
 
 Each block adds two things to the residual stream: what attention gathered from earlier positions, and what the
-feed-forward layer made of the position itself. Built in lesson 03.
+feed-forward layer made of the position itself. Built in lesson `open_a_model`.
 Source: Qwen team, "Qwen3 Technical Report", 2025; transformers' ``modeling_qwen3.py``.
 """
 

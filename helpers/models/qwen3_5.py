@@ -2,7 +2,7 @@
 
 Gated DeltaNet layers cost the same for every token and cannot recall everything; a gated attention layer in every
 fourth block can. The feed-forward layer is dense, or a few experts out of many and one that every token uses.
-Built in lessons 08 (the layers) and 10 (the experts).
+Built in lessons `deltanet` (the layers) and `experts` (the experts).
 Source: Qwen team, "Qwen3.5", 2026; transformers' ``modeling_qwen3_5.py`` and ``modeling_qwen3_5_moe.py``.
 """
 
@@ -192,7 +192,7 @@ def published_name(name: str, table: dict[str, str] = NAMES) -> str:
 class GatedMoE(nn.Module):
     """A few experts for each token, and one for every token, whose part in the sum each token sets by a gate.
 
-    Source: transformers' ``Qwen3_5MoeSparseMoeBlock``. Built in lesson 10.
+    Source: transformers' ``Qwen3_5MoeSparseMoeBlock``. Built in lesson `experts`.
     """
 
     def __init__(self, width: int, num_experts: int, experts_per_token: int, expert_width: int, shared_width: int):

@@ -2,7 +2,7 @@
 
 A vector of an image has one time for the whole image, and the height and the width of its cell (M-RoPE); after the
 image the text counts on from its longer side. So an image of 1000 cells takes the room of some 30 positions, and how
-far places and tokens have come apart is remembered in the cache, and nowhere else. Built in lesson 24.
+far places and tokens have come apart is remembered in the cache, and nowhere else. Built in lesson `forms_and_pdfs`.
 Source: Bai et al., "Qwen3-VL Technical Report", 2025 (arXiv 2511.21631); transformers' ``Qwen3_5Model``.
 """
 
@@ -105,7 +105,7 @@ def places(
     """Time, height and width of every token, and where each row goes on.
 
     ``cells`` are the height and the width of each image in cells, whose placeholders are together; ``start`` is the
-    place of each row's first token. Built in lesson 24.
+    place of each row's first token. Built in lesson `forms_and_pdfs`.
     """
     left, columns = iter(cells), rows.token_ids.shape[1]
     if not placeholders.any():

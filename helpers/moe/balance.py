@@ -22,7 +22,7 @@ from helpers.shapes import Float, Int, Tensor
 def watch_loads(model: nn.Module) -> Iterator[dict[str, Int[Tensor, "E"]]]:
     """Within the block: for each mixture, by its name, how many tokens each expert got in all calls so far.
 
-    Built in lesson 10.
+    Built in lesson `experts`.
     """
     loads: dict[str, Tensor] = {}
     with hooked(experts.register_forward_pre_hook(_counter(loads, name)) for name, experts in mixtures(model)):
@@ -49,7 +49,10 @@ def watch_routers(model: nn.Module) -> Iterator[list[Float[Tensor, "B T E"]]]:
 
 
 def rebalance(model: nn.Module, loads: dict[str, Int[Tensor, "E"]], step: float) -> None:
-    """Move the bias of every router that has one by ``step``, by the loads that were watched. Built in lesson 10."""
+    """Move the bias of every router that has one by ``step``, by the loads that were watched.
+
+    Built in lesson `experts`.
+    """
     for name, counts in loads.items():
         mixture = model.get_submodule(name)
         router = mixture if hasattr(mixture, "bias") else mixture.router  # DeepSeek-V4 keeps it beside the router
@@ -68,7 +71,7 @@ def balance_loss(probabilities: Float[Tensor, "tokens E"], indices: Int[Tensor, 
     """Switch Transformers' loss: 1 for an even load, up to E / A for the most uneven.
 
     The share of the tokens that an expert gets (no gradient) times the probability that the router gives it, summed
-    over experts, times E / A. Built in lesson 10.
+    over experts, times E / A. Built in lesson `experts`.
     """
     num_experts = probabilities.shape[-1]
     share = tokens_per_expert(indices, num_experts) / indices.numel()

@@ -46,7 +46,7 @@ def by_loop(
     """Each expert in turn: find its tokens, multiply, weigh, add.
 
     Raises ValueError for an expert that is not there.
-    Source: DeepSeek-AI, "DeepSeekMoE", 2024, equation 3. Built in lesson 10.
+    Source: DeepSeek-AI, "DeepSeekMoE", 2024, equation 3. Built in lesson `experts`.
     """
     check_experts(indices, len(stacks.gate))
     out = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, weights.dtype), device=x.device)
@@ -63,7 +63,7 @@ def by_sorting(
 ) -> Float[Tensor, "tokens D"]:
     """Sort the (token, expert) pairs by expert once: each expert then has one block of rows to multiply.
 
-    Raises ValueError for an expert that is not there. Built in lesson 10.
+    Raises ValueError for an expert that is not there. Built in lesson `experts`.
     """
     order, counts = sort_pairs(indices, len(stacks.gate))
     way = grouped if takes_grouped(x, len(order), stacks) else block_by_block
@@ -75,7 +75,7 @@ def single_token(
 ) -> Float[Tensor, "tokens D"]:
     """One token: each chosen expert's matrices times one vector, where they lie in memory.
 
-    Raises ValueError for several tokens, and for an expert that is not there. Built in lesson 10.
+    Raises ValueError for several tokens, and for an expert that is not there. Built in lesson `experts`.
     """
     if len(x) != 1:
         raise ValueError(f"views are for one token, and {len(x)} were given")
@@ -115,7 +115,7 @@ def one_expert(
 def sort_pairs(indices: Int[Tensor, "tokens A"], num_experts: int) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "E"]]:
     """The (token, expert) pairs in the order of their experts, and how many pairs each expert has.
 
-    Raises ValueError for an expert that is not there. Built in lesson 10.
+    Raises ValueError for an expert that is not there. Built in lesson `experts`.
     """
     check_experts(indices, num_experts)
     chosen = indices.flatten().long()

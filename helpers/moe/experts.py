@@ -28,7 +28,7 @@ def lying_along_width(down: Float[Tensor, "E D F"]) -> Float[Tensor, "E D F"]:
 class Experts(nn.Module):
     """The weights of all experts of one layer, stacked.
 
-    Source: DeepSeek-AI, "DeepSeekMoE", 2024, equation 3. Built in lesson 10.
+    Source: DeepSeek-AI, "DeepSeekMoE", 2024, equation 3. Built in lesson `experts`.
     """
 
     def __init__(self, num_experts: int, width: int, hidden: int, limit: float | None = None):

@@ -29,7 +29,10 @@ class RouterConfig:
 
 
 class Router(nn.Module):
-    """The weight of the router, and the bias that balances the load, which no gradient trains. Built in lesson 10."""
+    """The weight of the router, and the bias that balances the load, which no gradient trains.
+
+    Built in lesson `experts`.
+    """
 
     def __init__(self, width: int, num_experts: int, choice: RouterConfig):
         super().__init__()
@@ -48,7 +51,7 @@ class Router(nn.Module):
 class MoE(nn.Module):
     """Each token goes to its few routed experts and to the shared one, if there is one, and their answers are added.
 
-    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, equation 12. Built in lesson 10.
+    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, equation 12. Built in lesson `experts`.
     """
 
     def __init__(self, width: int, hidden: int, num_experts: int, num_shared: int, choice: RouterConfig):

@@ -21,7 +21,8 @@ def softmax_top_k(logits: Float[Tensor, "*rest E"], k: int) -> Routing:
     """The k most probable experts; their probabilities, made to sum to one again.
 
     Raises ValueError where there are fewer than k experts.
-    Source: Qwen team, "Qwen3 Technical Report", 2025; transformers' ``Qwen3_5MoeTopKRouter``. Built in lesson 10.
+    Source: Qwen team, "Qwen3 Technical Report", 2025; transformers' ``Qwen3_5MoeTopKRouter``. Built in lesson
+    `experts`.
     """
     probabilities = _wide(logits).softmax(dim=-1)
     indices = highest(probabilities, k)
@@ -43,7 +44,7 @@ def sigmoid_top_k(
     ``bias`` balances the load: it takes part in the choice and not in the weights. With groups, a group counts what its
     two best experts have, only ``kept_groups`` groups stay, and the k experts come from those (so that a token is sent
     to few machines). Raises ValueError where groups are uneven or too few.
-    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 2.1.2. Built in lesson 10.
+    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 2.1.2. Built in lesson `experts`.
     """
     check_groups(k, logits.shape[-1], num_groups, kept_groups)
     scores = _wide(logits).sigmoid()
@@ -55,7 +56,8 @@ def sqrt_softplus_top_k(logits: Float[Tensor, "*rest E"], bias: Float[Tensor, "E
     """DeepSeek-V4's router: like V3's without groups, with ``sqrt(softplus(logit))`` as the score.
 
     A sigmoid's slope dies where the score is near one; this score grows on. ``bias`` takes part in the choice only.
-    Source: DeepSeek-AI, "DeepSeek-V4", 2026, section 2.1; transformers' ``DeepseekV4TopKRouter``. Built in lesson 10.
+    Source: DeepSeek-AI, "DeepSeek-V4", 2026, section 2.1; transformers' ``DeepseekV4TopKRouter``. Built in lesson
+    `experts`.
     """
     scores = functional.softplus(_wide(logits)).sqrt()
     return _weighed(scores, highest(scores + bias, k), scale)
@@ -67,14 +69,15 @@ def hash_route(
     """DeepSeek-V4's first layers: a fixed table says which experts a token id goes to; the logits only weigh them.
 
     The earliest hidden states are little more than the token itself, so nothing is lost and the load is known.
-    Source: DeepSeek-AI, "DeepSeek-V4", 2026, section 2.1; Roller et al., "Hash Layers", 2021. Built in lesson 10.
+    Source: DeepSeek-AI, "DeepSeek-V4", 2026, section 2.1; Roller et al., "Hash Layers", 2021. Built in lesson
+    `experts`.
     """
     scores = functional.softplus(_wide(logits)).sqrt()
     return _weighed(scores, table[token_ids].long(), scale)  # published tables are int32
 
 
 def tokens_per_expert(indices: Int[Tensor, "*rest A"], num_experts: int) -> Int[Tensor, "E"]:
-    """How many tokens each expert got. Built in lesson 10."""
+    """How many tokens each expert got. Built in lesson `experts`."""
     return indices.flatten().bincount(minlength=num_experts)
 
 
@@ -82,7 +85,8 @@ def rebalanced(bias: Float[Tensor, "E"], load: Int[Tensor, "E"], step: float) ->
     """The bias after one training step: up by ``step`` for experts with less than the mean load, down for more.
 
     The balance costs the language model's loss nothing: no gradient, only this.
-    Source: Wang et al., "Auxiliary-Loss-Free Load Balancing Strategy for MoE", 2024, algorithm 1. Built in lesson 10.
+    Source: Wang et al., "Auxiliary-Loss-Free Load Balancing Strategy for MoE", 2024, algorithm 1. Built in lesson
+    `experts`.
     """
     return bias + step * torch.sign(load.float().mean() - load).to(bias.dtype)
 

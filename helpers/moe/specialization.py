@@ -14,7 +14,7 @@ from helpers.shapes import Float, Int, Tensor
 def watch_choices(model: nn.Module) -> Iterator[dict[str, list[Int[Tensor, "*rest A"]]]]:
     """Within the block: for each mixture, by its name, the experts of every token, one tensor per call.
 
-    Built in lesson 10.
+    Built in lesson `experts`.
     """
     choices: dict[str, list[Tensor]] = {}
     with hooked(experts.register_forward_pre_hook(_keeper(choices, name)) for name, experts in mixtures(model)):
@@ -33,7 +33,7 @@ def shares_by_class(
 ) -> Float[Tensor, "classes E"]:
     """How the choices of each class's tokens spread over the experts: each row sums to 1, or is 0 without a token.
 
-    Built in lesson 10.
+    Built in lesson `experts`.
     """
     pairs = classes[:, None].expand_as(indices) * num_experts + indices
     counts = pairs.flatten().bincount(minlength=num_classes * num_experts).view(num_classes, num_experts).float()

@@ -65,7 +65,7 @@ class Fit:
 def machine(chip: str, count: int = 1) -> Machine:
     """So many chips of ``helpers/facts/hardware.toml``, the smallest form where it lists two, or of CARDS.
 
-    ValueError for a chip that is in neither, or a count below one. Built in lesson 15.
+    ValueError for a chip that is in neither, or a count below one. Built in lesson `quantise_moe`.
     """
     known = chips()
     if chip not in known:
@@ -98,7 +98,7 @@ def fit(
     """``plan`` on the machine ``on``: weights in ``format`` (``routed`` for the routed experts), and the caches of
     ``texts`` texts of ``tokens`` tokens, ``cache_bits`` for each number of them with its share of the scales.
 
-    ValueError for an unknown format, or for negative numbers. Built in lesson 15.
+    ValueError for an unknown format, or for negative numbers. Built in lesson `quantise_moe`.
     """
     if texts < 0 or cache_bits <= 0:
         raise ValueError(f"{texts} texts at {cache_bits} bits per number: 0 texts or more, and some bits, are needed")

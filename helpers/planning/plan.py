@@ -98,7 +98,7 @@ def plan(config: dict | PretrainedConfig) -> Plan:
     """The plan of a config: the dict of a ``config.json``, or transformers' own config object.
 
     Raises ValueError for a config without ``model_type``, for a family that the installed transformers lacks, for
-    fields that it refuses, and for experts that it does not count. Built in lesson 03.
+    fields that it refuses, and for experts that it does not count. Built in lesson `open_a_model`.
     """
     whole = config if isinstance(config, PretrainedConfig) else _read(config)
     text = whole.get_text_config()

@@ -40,7 +40,7 @@ class TokenFlops(NamedTuple):
 
 
 def token_flops(plan: Plan, tokens: int) -> TokenFlops:
-    """The FLOP of one decoded token that sees ``tokens`` tokens, its own included. Built in lesson 09."""
+    """The FLOP of one decoded token that sees ``tokens`` tokens, its own included. Built in lesson `what_came_next`."""
     if tokens < 1:
         raise ValueError(f"a token sees 1 token or more, its own, got {tokens}")
     layers = [layer_flops(plan.config, n, tokens) for n in range(len(layer_kinds(plan.config)))]

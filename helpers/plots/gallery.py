@@ -1,4 +1,4 @@
-"""Figures of lesson 09: who reads what, streams through many layers, and architectures side by side."""
+"""Figures of `what_came_next`: who reads what, streams through many layers, and architectures side by side."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Figures of lesson 16: trips to memory, and what a trick is worth by chip and by the number of tokens."""
+"""Figures of `kernels`: trips to memory, and what a trick is worth by chip and by the number of tokens."""
 
 from collections.abc import Mapping, Sequence
 from math import log10

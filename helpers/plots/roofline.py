@@ -1,4 +1,4 @@
-"""Figures of lesson 00: the roofline, the ladder of working sets, a kernel that moves, chips beside each other."""
+"""Figures of `roofline`: the roofline, the ladder of working sets, a kernel that moves, chips beside each other."""
 
 import math
 from collections.abc import Iterable, Sequence

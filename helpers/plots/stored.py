@@ -1,4 +1,4 @@
-"""Pictures of lesson 15: which bytes became fewer, what that costs, and what fits on which machine."""
+"""Figures of `quantise_moe`: which bytes became fewer, what that costs, and what fits on which machine."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -43,7 +43,7 @@ def audit(model: nn.Module) -> list[Held]:
     """Every parameter and every buffer of ``model``, each once: of transformers, bitsandbytes or this course.
 
     A tied matrix counts once; what is on the ``meta`` device counts as if it were here. ValueError for a model without
-    a tensor. Built in lesson 15.
+    a tensor. Built in lesson `quantise_moe`.
     """
     packed = [(name, module) for name, module in model.named_modules() if isinstance(module, Packed)]
     inside = {id(tensor) for _, module in packed for tensor in module.buffers()}
@@ -75,7 +75,7 @@ def summed(held: Sequence[Held]) -> list[Held]:
 
 
 def share_in(held: Sequence[Held], *formats: str) -> float:
-    """The share of all weights, 0 to 1, that are stored in one of these formats. Built in lesson 15."""
+    """The share of all weights, 0 to 1, that are stored in one of these formats. Built in lesson `quantise_moe`."""
     return sum(one.weights for one in held if one.format in formats) / sum(one.weights for one in held)
 
 
@@ -88,7 +88,7 @@ def load_in_4bit(folder: str | os.PathLike, kind: str = "nf4", double: bool = Fa
     """The model of a folder as ``from_pretrained(..., BitsAndBytesConfig(load_in_4bit=True))`` loads it, on the CPU.
 
     What is not quantised is bfloat16. transformers asks for the package accelerate before it does this. Built in
-    lesson 15.
+    lesson `quantise_moe`.
     """
     with _quiet():
         from transformers import BitsAndBytesConfig

@@ -42,7 +42,8 @@ def packed_cache(cache: Cache, rules: Mapping[str, Rule]) -> Cache:
     """``cache``, still empty, with packed slots in the place of those that ``rules`` name; all others stay.
 
     Names are those of the layers: "keys" and "values", "latent", "k_rope" and "index_keys". ValueError for a name
-    that no block has, or a cache that holds tokens already; the cache is then as it was. Built in lesson 15.
+    that no block has, or a cache that holds tokens already; the cache is then as it was. Built in lesson
+    `quantise_moe`.
     """
     if cache.length:
         raise ValueError(f"the cache holds {cache.length} tokens already: it is packed before it is filled")
@@ -60,7 +61,7 @@ def packed_cache(cache: Cache, rules: Mapping[str, Rule]) -> Cache:
 class TokenSlots(KVBuffer):
     """A buffer whose numbers are rounded token by token; what a layer reads is what is stored, of the newest token too.
 
-    Codes, scales and zeros lie in slots of their own. Built in lesson 15.
+    Codes, scales and zeros lie in slots of their own. Built in lesson `quantise_moe`.
     """
 
     def __init__(self, rule: Rule):
@@ -114,7 +115,8 @@ class TokenSlots(KVBuffer):
 
 class ChannelSlots(KVBuffer):
     """A buffer whose numbers are rounded along the tokens, block by block; the newest, in no full block yet, stay as
-    they are. Every row must be as long as the others, since a block closes for all of them at once. Built in lesson 15.
+    they are. Every row must be as long as the others, since a block closes for all of them at once. Built in lesson
+    `quantise_moe`.
     """
 
     def __init__(self, rule: Rule):

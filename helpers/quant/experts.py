@@ -16,7 +16,10 @@ from helpers.shapes import Float, Int, Tensor
 
 
 class QuantisedExperts(nn.Module):
-    """The packed weights of all experts of one layer, each matrix with scales of its own. Built in lesson 15."""
+    """The packed weights of all experts of one layer, each matrix with scales of its own.
+
+    Built in lesson `quantise_moe`.
+    """
 
     asks_the_text = True  # which matrices are unpacked follows from the tokens: a compiled step cannot know
 
@@ -64,7 +67,10 @@ class QuantisedExperts(nn.Module):
 
 
 class QuantisedRouter(nn.Module):
-    """A router of the DeepSeek-V3 kind whose weight is packed. Its scores stay float32 at least. Built in lesson 15."""
+    """A router of the DeepSeek-V3 kind whose weight is packed. Its scores stay float32 at least.
+
+    Built in lesson `quantise_moe`.
+    """
 
     def __init__(self, router: Router, pack: Pack):
         super().__init__()

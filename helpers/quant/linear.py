@@ -98,7 +98,7 @@ def like(weight: Tensor) -> Tensor:
 class QuantisedLinear(nn.Module):
     """``nn.Linear`` with a packed weight. ``weight`` decodes it, for layers that read it themselves.
 
-    Built in lesson 15.
+    Built in lesson `quantise_moe`.
     """
 
     def __init__(self, linear: nn.Linear, pack: Pack):
@@ -125,7 +125,7 @@ class QuantisedLinear(nn.Module):
 class QuantisedEmbedding(nn.Module):
     """``nn.Embedding`` with a packed table: only the rows that are asked for are decoded, where they lie apart.
 
-    Built in lesson 15.
+    Built in lesson `quantise_moe`.
     """
 
     def __init__(self, embedding: nn.Embedding, pack: Pack):

@@ -68,7 +68,8 @@ def quantise(model: nn.Module, name: str, keep: Collection[str] = KEPT, wrap: bo
     model is exact and slow. Experts are stacks, and are packed with the rest.
 
     ValueError for an unknown format or part, a width that the format does not divide, numbers that no format stores
-    (NaN, infinity, above 1e37), or where nothing is left to pack; the model is then as it was. Built in lesson 15.
+    (NaN, infinity, above 1e37), or where nothing is left to pack; the model is then as it was. Built in lesson
+    `quantise_moe`.
     """
     chosen = _chosen(model, name, keep, wrap)
     before = held_by_part(model)

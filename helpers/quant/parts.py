@@ -86,7 +86,7 @@ class Held:
 
 
 def held_by_part(model: nn.Module) -> dict[str, Held]:
-    """What each part of the model holds, the largest first. Built in lesson 15."""
+    """What each part of the model holds, the largest first. Built in lesson `quantise_moe`."""
     held: dict[str, Held] = {}
     known = {id(tensor) for _, layer in layers_of(model) for tensor in weights_of(layer)}
     packed = {name: module for name, module in model.named_modules() if isinstance(module, Packed)}

@@ -35,7 +35,10 @@ class PublishedRun:
 
 
 def published_run(model: str) -> PublishedRun:
-    """What is published of the training of ``model``; ValueError naming the models there are. Built in lesson 12."""
+    """What is published of the training of ``model``; ValueError naming the models there are.
+
+    Built in lesson `training_bill`.
+    """
     rows = {row["model"]: row for row in table("training_runs")}
     if model not in rows:
         raise ValueError(f"no published training of {model!r}; there is {', '.join(rows)}")
@@ -56,7 +59,7 @@ def six_nd(parameters: float, tokens: float) -> float:
 
     ``parameters`` are those that a token is multiplied with: without an embedding that is only looked up, and of the
     experts only those that are chosen. Attention between tokens is not in it. Source: Kaplan and others, "Scaling
-    Laws for Neural Language Models", 2020, section 2.1. Built in lesson 12.
+    Laws for Neural Language Models", 2020, section 2.1. Built in lesson `training_bill`.
     """
     return 6.0 * parameters * tokens
 
@@ -68,7 +71,7 @@ def attention_flops(
     training.
 
     A token meets all ``length`` keys where the masked half is computed too, and ``length`` / 2 on average where it is
-    skipped (``causal``). Built in lesson 12.
+    skipped (``causal``). Built in lesson `training_bill`.
     """
     return layers * heads * 2.0 * (key_width + value_width) * length * (0.5 if causal else 1.0)
 
@@ -77,7 +80,7 @@ def utilisation(flops: float, gpu_hours: float, peak_tflops: float) -> float:
     """The share of the chips' peak that a run used: model FLOP utilisation, 0 to 1.
 
     Source: Chowdhery and others, "PaLM", 2022, section 4.1. ValueError unless all three are positive.
-    Built in lesson 12.
+    Built in lesson `training_bill`.
     """
     _positive(flops=flops, gpu_hours=gpu_hours, peak_tflops=peak_tflops)
     return flops / (gpu_hours * 3600 * peak_tflops * 1e12)

@@ -39,7 +39,7 @@ def drafts(model: DeepSeekV3, rows: Rows, depth: int = 1) -> Float[Tensor, ""]:
 
     With a ``depth`` the drafter goes on from what it made itself, told one more token each time, and the losses are
     averaged: V3 trains one depth, GLM-5 the same drafter at three.
-    Source: "DeepSeek-V3 Technical Report", 2024, equations 21 to 25; "GLM-5", 2026, section 2. Built in lesson 11.
+    Source: "DeepSeek-V3 Technical Report", 2024, equations 21 to 25; "GLM-5", 2026, section 2. Built in lesson `mtp`.
     """
     ids = rows.token_ids.to(next(model.parameters()).device)
     return drafts_from(model, model.read(ids[:, :-2]), rows, depth)

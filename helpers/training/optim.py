@@ -2,7 +2,7 @@
 
 Both keep their state on the weight's device and change the weights in place. The arithmetic stands in pure functions
 (``adamw_direction``, ``orthogonalise``), the classes hold the state. Equal to torch.optim.AdamW and torch.optim.Muon,
-step by step. Built in lesson 12.
+step by step. Built in lesson `training_bill`.
 """
 
 import math
@@ -35,7 +35,7 @@ def adamw_direction(
     """Take ``gradient`` into ``moments``, and return what the weight moves against, before the learning rate.
 
     Both means begin at zero and are too small at first; dividing by 1 - beta^steps mends that (the bias correction).
-    Source: Kingma and Ba, "Adam", 2015, algorithm 1. Built in lesson 12.
+    Source: Kingma and Ba, "Adam", 2015, algorithm 1. Built in lesson `training_bill`.
     """
     moments.steps += 1
     moments.mean.lerp_(gradient, 1 - betas[0])
@@ -51,7 +51,7 @@ def orthogonalise(
 
     Newton-Schulz: divide by the Frobenius norm, so that no singular value exceeds 1, then apply ``QUINTIC`` so many
     times. It works on the shorter side, in ``dtype``. 2 steps (2 m^2 n + m^3) FLOP with m the shorter side.
-    Built in lesson 12.
+    Built in lesson `training_bill`.
     """
     a, b, c = QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]

@@ -63,7 +63,7 @@ def share_after_erasing(
     """The share of ``texts`` in which a pair out of ``pairs`` is found, though one kind of cache is erased before.
 
     The model reads the pairs; all that entries of the kind ``forget`` hold becomes zero (None: nothing is erased); then
-    it is asked for one key. Right is the first token of the value as the most likely one. Built in lesson 08.
+    it is asked for one key. Right is the first token of the value as the most likely one. Built in lesson `deltanet`.
     """
     told = [tasks.recall(random.Random(seed), pairs, questions=1) for seed in range(texts)]
     start, device = tokenizer.token_to_id("<|endoftext|>"), next(model.parameters()).device
@@ -85,7 +85,7 @@ def share_found(
 
     All contexts are read at once; then questions are asked one after the other, each with the right answers to those
     before it in the text, so that what they need is read from the cache. Right is the first token of the answer as the
-    most likely one. ValueError where examples do not ask equally many questions. Built in lesson 15.
+    most likely one. ValueError where examples do not ask equally many questions. Built in lesson `quantise_moe`.
     """
     if len({len(example.asked) for example in examples}) != 1:
         raise ValueError("examples ask different numbers of questions; they are asked together, one by one")

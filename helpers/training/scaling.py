@@ -23,7 +23,7 @@ class PowerLaw:
 
 
 def fit_power_law(points: Curve, floor: float = 0.0) -> PowerLaw:
-    """The straight line through log FLOP and log (loss - floor), by least squares. Built in lesson 12.
+    """The straight line through log FLOP and log (loss - floor), by least squares. Built in lesson `training_bill`.
 
     ``floor`` is the loss that no budget removes; it is not fitted, because a short range of FLOP cannot tell it.
     ValueError for fewer than 3 points, for points at one budget only, and for a floor that is not below every loss.
@@ -54,7 +54,7 @@ def loss_at(curve: Curve, flops: float) -> float | None:
 def frontier(curves: Mapping[str, Curve], budgets: Sequence[float]) -> list[tuple[float, float, str]]:
     """At each budget the lowest loss and the run that reached it; budgets that no run covers are left out.
 
-    Built in lesson 12.
+    Built in lesson `training_bill`.
     """
     best = []
     for budget in budgets:
@@ -75,7 +75,8 @@ def spread(
 
     ``curves`` holds one mapping size -> run for each seed. A draw takes for every size the run of a random seed, and a
     random half or more of the budgets, so that both the luck of a run and the choice of a range show. Neighbouring
-    points of one run are not independent: resampling points alone would promise too much. Built in lesson 12.
+    points of one run are not independent: resampling points alone would promise too much. Built in lesson
+    `training_bill`.
     """
     generator = torch.Generator().manual_seed(seed)
     whole = [point[:2] for runs in curves for point in frontier(runs, budgets)]

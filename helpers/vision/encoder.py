@@ -22,7 +22,8 @@ def resampled(
 ) -> Float[Tensor, "height width D"]:
     """A learned grid of positions stretched to another size, so that one table serves images of every shape.
 
-    ``mode`` is "bilinear" or "bicubic"; ``corners``: the outermost vectors stay the outermost. Built in lesson 24.
+    ``mode`` is "bilinear" or "bicubic"; ``corners``: the outermost vectors stay the outermost. Built in lesson
+    `forms_and_pdfs`.
     """
     channels_first = grid.to(at_least_float32(grid.dtype)).movedim(-1, 0)[None]
     stretched = functional.interpolate(channels_first, size=(height, width), mode=mode, align_corners=corners)
@@ -30,7 +31,7 @@ def resampled(
 
 
 class Attention(nn.Module):
-    """Attention of every patch to every patch of the same image. Built in lesson 24."""
+    """Attention of every patch to every patch of the same image. Built in lesson `forms_and_pdfs`."""
 
     def __init__(self, width: int, num_heads: int, turn: Rotation):
         super().__init__()
@@ -53,7 +54,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """``down(gelu(up x))``, with the tanh form of gelu. Built in lesson 24."""
+    """``down(gelu(up x))``, with the tanh form of gelu. Built in lesson `forms_and_pdfs`."""
 
     def __init__(self, width: int, mlp_width: int):
         super().__init__()

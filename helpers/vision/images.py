@@ -21,7 +21,7 @@ def unpack(
     """The pixels of all images and each image's (rows, columns) of patches, out of what a processor returns.
 
     ``patch`` is the shape of one patch. Raises ValueError where the grids do not fit the pixels, or for a video.
-    Built in lesson 24.
+    Built in lesson `forms_and_pdfs`.
     """
     if not isinstance(images, Mapping) or set(images) != {*KEYS}:
         held = ", ".join(map(str, images)) if isinstance(images, Mapping) else f"a {type(images).__name__}"
@@ -49,13 +49,13 @@ def _check_grid(n: int, time: int, height: int, width: int, merge: int) -> None:
 def in_cells(x: Float[Tensor, "height width *rest"] | Int[Tensor, "height width *rest"], merge: int) -> Tensor:
     """A grid of patches as one row, cell after cell: the ``merge`` x ``merge`` patches of a cell are neighbours.
 
-    With ``merge`` 1, row after row. Built in lesson 24.
+    With ``merge`` 1, row after row. Built in lesson `forms_and_pdfs`.
     """
     return x.unflatten(1, (-1, merge)).unflatten(0, (-1, merge)).transpose(1, 2).flatten(0, 3)
 
 
 def places(height: int, width: int, device: torch.device | None = None) -> Int[Tensor, "height width 2"]:
-    """The row and the column of each place of a grid. Built in lesson 24."""
+    """The row and the column of each place of a grid. Built in lesson `forms_and_pdfs`."""
     axes = [torch.arange(size, device=device) for size in (height, width)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
@@ -84,7 +84,7 @@ def merge_image_features(
     """``x`` with the images' vectors in place of the placeholders, in reading order, row after row.
 
     ``cells`` are the height and the width of each image in cells. Raises ValueError where there are more or fewer
-    placeholders than vectors, or those of one image are not together. Built in lesson 24.
+    placeholders than vectors, or those of one image are not together. Built in lesson `forms_and_pdfs`.
     """
     counts, needed = [height * width for height, width in cells], int(placeholders.sum())
     if needed != sum(counts):

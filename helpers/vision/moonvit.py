@@ -3,7 +3,7 @@
 As in Qwen3.5 a learned grid and a rotation tell the place of a patch; here the grid is stretched with a smoother curve,
 and columns and rows take the rotary pairs in turn. Patches stand row after row and are gathered into cells at the end.
 The published tower also reads video chunks, with a vector for the time that is zero for an image: that is not here.
-Built in lesson 24.
+Built in lesson `forms_and_pdfs`.
 Source: Kimi Team, "Kimi-VL Technical Report", 2025 (arXiv 2504.07491), section 2.1; transformers'
 ``Kimi_K25VisionModel``.
 """
@@ -171,7 +171,7 @@ class MoonViT(nn.Module):
 
 
 class Projector(nn.Module):
-    """The patches of a cell become one vector as wide as the language model's. Built in lesson 24."""
+    """The patches of a cell become one vector as wide as the language model's. Built in lesson `forms_and_pdfs`."""
 
     def __init__(self, width: int, members: int, out_width: int, epsilon: float = EPSILON):
         super().__init__()

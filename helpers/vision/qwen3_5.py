@@ -1,7 +1,7 @@
 """Qwen3.5's vision tower: patches of pixels in, one vector for each cell of 2 x 2 patches out.
 
 The place of a patch is told twice: by a learned grid that is stretched over the image, and by rotating half of each
-head by the row and half by the column. Built in lesson 24.
+head by the row and half by the column. Built in lesson `forms_and_pdfs`.
 Source: Bai et al., "Qwen3-VL Technical Report", 2025 (arXiv 2511.21631), without its DeepStack; transformers'
 ``Qwen3_5VisionModel``.
 """

@@ -34,7 +34,7 @@ check.number(number)
 
 
 def repository(root: Path, monkeypatch) -> Path:
-    """``root`` with the source of lesson 07, where build and pull now look."""
+    """``root`` with the source of lesson `dsa`, where build and pull now look."""
     for folder in ("course/lessons", "notebooks", "build/solved"):
         (root / folder).mkdir(parents=True)
     (root / "course/lessons/07_small.py").write_text(SOURCE, encoding="utf-8")

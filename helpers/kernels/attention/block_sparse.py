@@ -48,7 +48,7 @@ def attend_blocks(
     A choice that leaves out the own block, or names one that is not there, is refused, which costs one look at it (but
     while a CUDA graph is captured, which cannot look).
     Raises ValueError for it, for heads that do not divide, sizes that do not fit, pieces of tensors, mixed dtypes.
-    Source: Yuan et al., "Native Sparse Attention", 2025, section 3.4. Built in lesson 16.
+    Source: Yuan et al., "Native Sparse Attention", 2025, section 3.4. Built in lesson `kernels`.
     """
     if not launches(query, key, value):
         return block_sparse.attend_blocks(query, key, value, chosen, block)
@@ -65,7 +65,7 @@ def attend_blocks(
 def cost(
     batch: int, length: int, heads: int, groups: int, width: int, block: int, k: int, number_bytes: int = 2
 ) -> Work:
-    """A text that sees itself, ``k`` blocks at most for each block of queries. Built in lesson 16."""
+    """A text that sees itself, ``k`` blocks at most for each block of queries. Built in lesson `kernels`."""
     count = blocks(length, block)
     earlier = sum(min(k, n + 1) - 1 for n in range(count - 1)) * block**2  # whole blocks read by whole blocks
     last = length - (count - 1) * block

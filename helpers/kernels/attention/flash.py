@@ -40,7 +40,7 @@ def attend_causal(
 
     The positions of 64 queries that follow each other should be near each other: all keys up to the highest are read.
     Raises ValueError for heads that do not divide, other sizes that do not fit, pieces of tensors, mixed dtypes.
-    Source: Dao et al., "FlashAttention", 2022, algorithm 1. Built in lesson 16.
+    Source: Dao et al., "FlashAttention", 2022, algorithm 1. Built in lesson `kernels`.
     """
     if not launches(query, key, value):
         return attend(query, key, value, causal_mask(positions, key.shape[1]))
@@ -57,7 +57,7 @@ def attend_causal(
 
 
 def cost(batch: int, length: int, heads: int, groups: int, width: int, number_bytes: int = 2) -> Work:
-    """A prompt of ``length`` tokens that sees itself: half of all pairs. Built in lesson 16."""
+    """A prompt of ``length`` tokens that sees itself: half of all pairs. Built in lesson `kernels`."""
     pairs = batch * heads * length * (length + 1) // 2
     numbers = 2 * batch * length * (heads + groups) * width
     return Work(flops=4 * width * pairs, bytes=numbers * number_bytes)

@@ -40,7 +40,7 @@ def scores(
     """``sum over heads of weight * relu(query . key / sqrt(K)) / sqrt(H)``, added up in float32 whatever the dtype is.
 
     Raises ValueError for sizes that do not fit, tensors in pieces, mixed dtypes, and no keys.
-    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 1. Built in lesson 16.
+    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 1. Built in lesson `kernels`.
     """
     if not launches(query, key, weights):
         return dsa.scores(query, key, weights)
@@ -59,7 +59,7 @@ def packed_scores(
     query's dtype, which holds every code exactly. GPUs older than Hopper have no such numbers, and take the readable
     way.
 
-    Raises ValueError for another kind of codes, sizes that do not fit, tensors in pieces. Built in lesson 16.
+    Raises ValueError for another kind of codes, sizes that do not fit, tensors in pieces. Built in lesson `kernels`.
     """
     if codes.dtype != torch.float8_e4m3fn or scale.dtype != torch.float32:
         raise ValueError(f"codes are {codes.dtype} and scales {scale.dtype}; float8_e4m3fn and float32 are read")
@@ -84,7 +84,7 @@ def pack_keys(key: Float[Tensor, "B S K"]) -> tuple[Float[Tensor, "B S K"], Floa
 def cost(
     batch: int, queries: int, tokens: int, heads: int, width: int, number_bytes: int = 2, packed: bool = False
 ) -> Work:
-    """Every key read once for ``QUERIES`` queries, the scores written in 4 bytes. Built in lesson 16."""
+    """Every key read once for ``QUERIES`` queries, the scores written in 4 bytes. Built in lesson `kernels`."""
     keys = tokens * (width + 4 if packed else width * number_bytes) * blocks(queries, QUERIES)
     rest = queries * heads * (width + 1) * number_bytes + 4 * queries * tokens
     pairs = batch * queries * tokens

@@ -33,7 +33,7 @@ def absorbed(
 
     Raises ValueError for sizes that do not fit together, an empty cache, tensors in pieces, mixed dtypes.
     Source: DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1.2; split over keys: "Flash-Decoding", 2023.
-    Built in lesson 16.
+    Built in lesson `kernels`.
     """
     if not launches(query, q_rope, latent, k_rope, w_uk, w_uv):
         return mla.absorbed(query, q_rope, latent, k_rope, w_uk, w_uv, mask, scale)
@@ -48,7 +48,7 @@ def absorbed(
 def cost(batch: int, tokens: int, heads: int, latent: int, rope_dim: int, number_bytes: int = 2) -> Work:
     """One query a text: each latent and RoPE key read once for all heads; queries and mixtures beside them.
 
-    Built in lesson 16.
+    Built in lesson `kernels`.
     """
     read = batch * (tokens * (latent + rope_dim) + heads * (2 * latent + rope_dim)) * number_bytes
     return Work(flops=batch * tokens * pair_flops(heads, latent, rope_dim), bytes=read)

@@ -38,7 +38,8 @@ def attend_chosen(
     A position behind the cache would read foreign memory; it is refused, which costs one look at the largest (but while
     a CUDA graph is captured, which cannot look).
     Raises ValueError for it, for sizes that do not fit, an empty choice, tensors in pieces, mixed dtypes.
-    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; FlashMLA's sparse kernels do this job. Built in lesson 16.
+    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; FlashMLA's sparse kernels do this job. Built in lesson
+    `kernels`.
     """
     if not launches(query, q_rope, latent, k_rope, w_uk, w_uv):
         return dsa.attend_chosen(query, q_rope, latent, k_rope, w_uk, w_uv, chosen, scale)
@@ -50,7 +51,7 @@ def attend_chosen(
 
 
 def cost(queries: int, k: int, heads: int, latent: int, rope_dim: int, number_bytes: int = 2) -> Work:
-    """Each query gathers k latents and RoPE keys, and reads k positions of 8 bytes. Built in lesson 16."""
+    """Each query gathers k latents and RoPE keys, and reads k positions of 8 bytes. Built in lesson `kernels`."""
     read = k * (latent + rope_dim) * number_bytes + 8 * k + heads * (2 * latent + rope_dim) * number_bytes
     return Work(flops=queries * k * pair_flops(heads, latent, rope_dim), bytes=queries * read)
 

@@ -24,7 +24,7 @@ def select_tokens(scores: Float[Tensor, "B T S"], k: int) -> Int[Tensor, "B T ch
     """The positions of the k highest scores in order of position, min(k, S) of them; among equals the earlier ones.
 
     -inf is never chosen, and -1 fills the rest. Raises ValueError for k < 1, rows in pieces, float64, no scores.
-    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 2. Built in lesson 16.
+    Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 2. Built in lesson `kernels`.
     """
     if not launches(scores):
         return dsa.select_tokens(scores, k)
@@ -38,7 +38,7 @@ def select_tokens(scores: Float[Tensor, "B T S"], k: int) -> Int[Tensor, "B T ch
 
 
 def cost(rows: int, keys: int, k: int) -> Work:
-    """From memory each float32 score is read once; k positions of 8 bytes are written. Built in lesson 16."""
+    """From memory each float32 score is read once; k positions of 8 bytes are written. Built in lesson `kernels`."""
     return Work(flops=0, bytes=rows * (4 * keys + 8 * min(k, keys)))
 
 

@@ -33,7 +33,7 @@ POWERS = {torch.bfloat16: 0x43004300, torch.float16: 0x64006400}  # 128 and 128,
 def lay(encoded: Encoded) -> dict[str, Tensor]:
     """The tensors of a matrix as the kernels read them: ``codes`` and ``scale``, no byte more than in the file.
 
-    Raises ValueError for a format without a kernel. Built in lesson 16.
+    Raises ValueError for a format without a kernel. Built in lesson `kernels`.
     """
     if encoded.format not in FORMATS:
         raise ValueError(f"there is no kernel for {encoded.format!r}; there is one for {', '.join(FORMATS)}")
@@ -45,7 +45,7 @@ def lay(encoded: Encoded) -> dict[str, Tensor]:
 
 
 def take_back(laid: dict[str, Tensor], name: str, shape: tuple[int, int]) -> Encoded:
-    """The matrix as its format stores it. Built in lesson 16."""
+    """The matrix as its format stores it. Built in lesson `kernels`."""
     codes, scale = laid["codes"], laid["scale"]
     if name in WORDS:
         ordered = unpack_words(codes, shape[1]).unflatten(1, (-1, 8))[..., BACK].flatten(1)

@@ -33,7 +33,7 @@ def eight_bit_linear(x: Float[Tensor, "tokens I"], encoded: Encoded) -> Float[Te
 
     Raises ValueError for another format, a width that is not the matrix's, tokens in pieces or wider than 32768, and
     FP8 on a GPU before the generation of the H100. Source: Dettmers et al., "LLM.int8()", 2022, section 3; blocks:
-    DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 3.3. Built in lesson 16.
+    DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 3.3. Built in lesson `kernels`.
     """
     if encoded.format not in CODES:
         raise ValueError(f"eight bits on both sides are for {' and '.join(CODES)}, not for {encoded.format!r}")
@@ -55,7 +55,10 @@ def eight_bit_linear(x: Float[Tensor, "tokens I"], encoded: Encoded) -> Float[Te
 
 
 def rounded(x: Float[Tensor, "tokens I"], name: str) -> Float[Tensor, "tokens I"]:
-    """What eight bits leave of each token: the readable form of what the layer multiplies. Built in lesson 16."""
+    """What eight bits leave of each token: the readable form of what the layer multiplies.
+
+    Built in lesson `kernels`.
+    """
     if name == "int8":
         return as_read(x, DYNAMIC)
     one_scale = (1, x.shape[1])
@@ -63,7 +66,7 @@ def rounded(x: Float[Tensor, "tokens I"], name: str) -> Float[Tensor, "tokens I"
 
 
 def cost(tokens: int, width: int, rows: int) -> Work:
-    """Rounding the tokens included. Built in lesson 16."""
+    """Rounding the tokens included. Built in lesson `kernels`."""
     bytes_ = tokens * (2 * width + 2 * width + 2 * rows) + rows * width
     return Work(flops=2.0 * tokens * rows * width, bytes=bytes_)
 

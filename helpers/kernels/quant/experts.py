@@ -70,7 +70,7 @@ def dispatched(
 
     Raises ValueError for an expert that is not there (not while a CUDA graph is captured, which cannot ask), tensors in
     pieces, mixed dtypes, sizes that do not fit together. No gradient: where one is wanted, or no kernel runs, the
-    sibling answers. Source: Gale et al., "MegaBlocks", 2022, for blocks without padding. Built in lesson 16.
+    sibling answers. Source: Gale et al., "MegaBlocks", 2022, for blocks without padding. Built in lesson `kernels`.
     """
     plain = isinstance(stacks, Stacks)
     if not launches(x, *(stacks[:3] if plain else ())):
@@ -85,7 +85,7 @@ def dispatched(
 
 
 def planned(indices: Int[Tensor, "tokens A"], experts: int) -> Plan:
-    """Sort the pairs and share them out in tiles, without asking the device for a number. Built in lesson 16."""
+    """Sort the pairs and share them out in tiles, without asking the device for a number. Built in lesson `kernels`."""
     pairs, one = indices.numel(), len(indices) == 1
     groups = pairs if one else experts
     wide = tile(blocks(pairs, groups), 8, 128)
@@ -101,7 +101,10 @@ def planned(indices: Int[Tensor, "tokens A"], experts: int) -> Plan:
 
 
 def packed_stacks(stacks: Stacks, name: str) -> PackedStacks:
-    """Every matrix encoded and laid out for the kernel. ValueError as in ``encode`` and ``lay``. Built in lesson 16."""
+    """Every matrix encoded and laid out for the kernel. ValueError as in ``encode`` and ``lay``.
+
+    Built in lesson `kernels`.
+    """
     kinds = [[lay(encode(matrix, name)) for matrix in stack.detach()] for stack in stacks[:3]]
     return PackedStacks(
         name, *({k: torch.stack([one[k] for one in kind]) for k in kind[0]} for kind in kinds), stacks.limit
@@ -109,7 +112,7 @@ def packed_stacks(stacks: Stacks, name: str) -> PackedStacks:
 
 
 def unpacked(stacks: PackedStacks, dtype: torch.dtype) -> Stacks:
-    """The matrices decoded from codes and scales: what the readable sibling multiplies. Built in lesson 16."""
+    """The matrices decoded from codes and scales: what the readable sibling multiplies. Built in lesson `kernels`."""
 
     def of(laid: dict[str, Tensor]) -> Tensor:
         shape = (laid["codes"].shape[1], laid["codes"].shape[2] * (8 if stacks.name in WORDS else 1))
@@ -120,7 +123,7 @@ def unpacked(stacks: PackedStacks, dtype: torch.dtype) -> Stacks:
 
 
 def cost(tokens: int, width: int, hidden: int, chosen: int, touched: float, bits: float = 16) -> Work:
-    """``touched`` experts were chosen by any token; activations have 16 bits. Built in lesson 16."""
+    """``touched`` experts were chosen by any token; activations have 16 bits. Built in lesson `kernels`."""
     pairs, matrices = tokens * chosen, 3 * width * hidden
     numbers = 2 * tokens * width + 2 * pairs * (hidden + width)
     return Work(flops=2.0 * pairs * matrices, bytes=touched * matrices * bits / 8 + 2 * numbers)

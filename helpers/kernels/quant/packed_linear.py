@@ -29,7 +29,7 @@ DEEP = 256  # columns a step
 def packed_linear(x: Float[Tensor, "tokens I"], encoded: Encoded) -> Float[Tensor, "tokens O"]:
     """``x @ encoded.decode().T``. Lays the codes out first; a layer does that once (``lay``, then ``multiply``).
 
-    Raises ValueError as ``lay`` and ``multiply`` do. Built in lesson 16.
+    Raises ValueError as ``lay`` and ``multiply`` do. Built in lesson `kernels`.
     """
     if not launches(x):
         return functional.linear(x, encoded.decode(x.dtype))
@@ -39,7 +39,8 @@ def packed_linear(x: Float[Tensor, "tokens I"], encoded: Encoded) -> Float[Tenso
 def multiply(x: Float[Tensor, "tokens I"], laid: dict[str, Tensor], name: str) -> Float[Tensor, "tokens O"]:
     """Tokens times a matrix in the layout of ``lay``, transposed. No gradient.
 
-    Raises ValueError for a width that is not the matrix's, tensors in pieces, an unknown format. Built in lesson 16.
+    Raises ValueError for a width that is not the matrix's, tensors in pieces, an unknown format. Built in lesson
+    `kernels`.
     """
     rows, width = _refuse(x, laid, name)
     codes, scale, tokens = laid["codes"], laid["scale"], len(x)
@@ -57,7 +58,7 @@ def multiply(x: Float[Tensor, "tokens I"], laid: dict[str, Tensor], name: str) -
 
 
 def cost(tokens: int, width: int, rows: int, bits: float) -> Work:
-    """``bits`` a weight with its share of the scales: ``encoded.bits_per_weight``. Built in lesson 16."""
+    """``bits`` a weight with its share of the scales: ``encoded.bits_per_weight``. Built in lesson `kernels`."""
     return matmul_work(tokens, width, rows, bits, activation_bits=16)
 
 

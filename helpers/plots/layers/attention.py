@@ -1,4 +1,4 @@
-"""Figures of lesson 05: turning with the position, who looks at whom, a decoding step, the cache and how it grows."""
+"""Figures of `attention`: turning with the position, who looks at whom, a decoding step, the cache and how it grows."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Figures of lesson 07: who reads whom, what equal budgets keep, where the lines cross, what a model picked."""
+"""Figures of `dsa`: who reads whom, what equal budgets keep, where the lines cross, what a model picked."""
 
 import math
 from collections.abc import Mapping, Sequence

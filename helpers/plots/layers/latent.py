@@ -1,4 +1,4 @@
-"""Figures of lesson 06: how much of a trained matrix a few directions carry."""
+"""Figures of `mla`: how much of a trained matrix a few directions carry."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Figures of lesson 13: what values a format has, where NF4's come from, what a smaller block buys, one row rounded."""
+"""Figures of `formats`: what values a format has, where NF4's come from, what a smaller block buys, one row rounded."""
 
 import math
 from collections.abc import Mapping, Sequence

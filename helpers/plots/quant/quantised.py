@@ -14,7 +14,7 @@ _ROOM = 0.94  # of the height, for names
 def frontier(points: Points, lower_is_better: bool = True) -> list[str]:
     """The formats that no other one beats, smallest first: none is as small and better, or as good and smaller.
 
-    Of two that are alike both stay. Built in lesson 15.
+    Of two that are alike both stay. Built in lesson `quantise_moe`.
     """
     sign = 1 if lower_is_better else -1
     kept = [
@@ -31,7 +31,8 @@ def frontier(points: Points, lower_is_better: bool = True) -> list[str]:
 def size_and_score(points: Points, title: str, size: str, score: str, lower_is_better: bool = True) -> go.Figure:
     """A mark a format, size across and score up, every one named at the right; a line joins those that none beats.
 
-    ``size`` and ``score`` name the axes with their units. Raises ValueError without a format. Built in lesson 15.
+    ``size`` and ``score`` name the axes with their units. Raises ValueError without a format. Built in lesson
+    `quantise_moe`.
     """
     if not points:
         raise ValueError("there is no format to draw")

@@ -34,7 +34,7 @@ SMALLEST_POWER, LARGEST_POWER = -127, 127  # of E8M0, a byte that holds an expon
 
 
 def values(kind: Kind) -> Float[Tensor, "values"]:
-    """Every number of the kind from smallest to largest, float32; zero once. Built in lesson 13."""
+    """Every number of the kind from smallest to largest, float32; zero once. Built in lesson `formats`."""
     fractions = torch.arange(2**kind.fraction_bits, dtype=torch.float64) / 2**kind.fraction_bits
     exponents = torch.arange(2**kind.exponent_bits - 1, dtype=torch.float64) + kind.lowest_exponent
     normal = ((1 + fractions) * exponents.exp2()[:, None]).flatten()
@@ -46,7 +46,7 @@ def values(kind: Kind) -> Float[Tensor, "values"]:
 def round_to_kind(x: Float[Tensor, "..."], kind: Kind) -> Float[Tensor, "..."]:
     """The nearest number of the kind, float32; halfway goes to the even fraction, beyond the largest to the largest.
 
-    Built in lesson 13.
+    Built in lesson `formats`.
     """
     exponent = x.float().frexp().exponent - 1  # |x| is 1.something times two to this
     step = (exponent.clamp(min=kind.lowest_exponent) - kind.fraction_bits).float().exp2()
@@ -62,7 +62,7 @@ def unpack_fp8(
     """``weight`` (FP8) times the scale of its block (float, or ue8m0; called ``weight_scale_inv`` in the files).
 
     ValueError when the scales are not those of ``block``; the block is never guessed from their number.
-    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 3.3. Built in lesson 13.
+    Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 3.3. Built in lesson `formats`.
     """
     check_blocks(weight.shape, scale.shape, block)
     return (weight.float() * spread(as_float(scale), weight.shape, block)).to(dtype)

@@ -28,7 +28,7 @@ def pack_fp4(
     The smallest power with which no number is cut off, or with ``cut`` the standard's, which is half as large where
     the largest number of a group is between 6 and 8 of its steps, and cuts that number to 6. ValueError for an odd
     number of columns, for a byte holds two, and as in ``check_numbers``. Source: Open Compute Project, "OCP
-    Microscaling Formats (MX) v1.0", 2023, section 6.3. Built in lesson 13.
+    Microscaling Formats (MX) v1.0", 2023, section 6.3. Built in lesson `formats`.
     """
     if weight.shape[1] % 2:
         raise ValueError(f"FP4 packs two numbers per byte, and {weight.shape[1]} columns are odd")
@@ -42,7 +42,7 @@ def unpack_fp4(
 ) -> Float[Tensor, "rows columns"]:
     """Two E2M1 numbers per byte, the first in the lower half, times the power of two of their group.
 
-    ``scale`` is ue8m0, or its bytes. ValueError when the scales are not those of the groups. Built in lesson 13.
+    ``scale`` is ue8m0, or its bytes. ValueError when the scales are not those of the groups. Built in lesson `formats`.
     """
     check_blocks((packed.shape[0], 2 * packed.shape[1]), scale.shape, (1, group))
     numbers = e2m1_values(unpack_pairs(packed))
@@ -56,7 +56,7 @@ def pack_nvfp4(
 
     The outer scale makes the largest of the inner ones 448, the most that E4M3 holds. ValueError as in
     ``check_numbers``. Source: NVIDIA, "Pretraining
-    Large Language Models with NVFP4", 2025, appendix. Built in lesson 13.
+    Large Language Models with NVFP4", 2025, appendix. Built in lesson `formats`.
     """
     check_numbers(weight)
     most = largest(weight, (1, group))
@@ -70,7 +70,7 @@ def pack_nvfp4(
 def unpack_nvfp4(
     packed: Tensor, inner: Tensor, outer: Float[Tensor, ""], dtype: torch.dtype = torch.float32, group: int = NV_GROUP
 ) -> Float[Tensor, "rows columns"]:
-    """The numbers again: E2M1 times the scale of its group times the matrix's. Built in lesson 13."""
+    """The numbers again: E2M1 times the scale of its group times the matrix's. Built in lesson `formats`."""
     check_blocks((packed.shape[0], 2 * packed.shape[1]), inner.shape, (1, group))
     numbers = e2m1_values(unpack_pairs(packed))
     return (numbers * spread(inner.float() * outer, numbers.shape, (1, group))).to(dtype)

@@ -43,7 +43,7 @@ def grid_of(
 
     Symmetric codes go from -(2^(bits-1) - 1) to as much above, affine ones from 0 to 2^bits - 1; zero is always one of
     the values. ValueError for bits other than 2 to 8, a width that the groups do not divide, or a scale that
-    ``scale_dtype`` does not hold (numbers that are not finite have none). Built in lesson 13.
+    ``scale_dtype`` does not hold (numbers that are not finite have none). Built in lesson `formats`.
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"{bits} bits per code; a grid has 2 to 8")
@@ -60,7 +60,7 @@ def grid_of(
 
 
 def round_to(weight: Float[Tensor, "O I"], grid: Grid) -> Int[Tensor, "O I"]:
-    """The code (int32) of the value nearest to each number; halfway goes to the even one. Built in lesson 13."""
+    """The code (int32) of the value nearest to each number; halfway goes to the even one. Built in lesson `formats`."""
     numbers = grouped(weight.float(), _width(weight, grid))
     codes = nearest(numbers, grid.scale.float()[..., None], grid.zero.float()[..., None], grid.low, grid.high)
     return codes.flatten(1).to(torch.int32)
@@ -74,7 +74,7 @@ def nearest(
 
 
 def from_codes(codes: Integer[Tensor, "O I"], grid: Grid) -> Float[Tensor, "O I"]:
-    """The values of codes, float32. Built in lesson 13."""
+    """The values of codes, float32. Built in lesson `formats`."""
     width = _width(codes, grid)
     steps = grouped(codes.float(), width) - grid.zero.float()[..., None]
     return (steps * grid.scale.float()[..., None]).flatten(1)
@@ -100,7 +100,7 @@ def vectorwise(rows: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[T
 
     Each number is multiplied by 127 / largest, as bitsandbytes does it: divided by the scale instead, one number in
     millions falls on the other side of a half. Source: Dettmers et al., "LLM.int8()", 2022, section 3.
-    Built in lesson 13.
+    Built in lesson `formats`.
     """
     most = not_zero(rows.float().abs().amax(dim=1))
     steps = (INT8_LARGEST / most).clamp(max=torch.finfo(torch.float32).max)
@@ -142,7 +142,8 @@ def unpack_int4(
     """Eight numbers in each int32, the first in the lowest bits, each stored as itself plus 8.
 
     ``shape`` is the matrix's (``weight_shape`` in the files): the last int32 of a row may be filled up. ValueError when
-    the three do not fit each other. Source: vllm-project/compressed-tensors, "pack-quantized". Built in lesson 13.
+    the three do not fit each other. Source: vllm-project/compressed-tensors, "pack-quantized". Built in lesson
+    `formats`.
     """
     check_blocks(shape, scale.shape, (1, group))
     check_words(shape, packed.shape)

@@ -71,7 +71,7 @@ def encode(weight: Float[Tensor, "O I"], name: str) -> Encoded:
     """``weight`` in the format ``name``, one of FORMATS.
 
     ValueError for an unknown name, a tensor that is no matrix or has no number in it, a width that the format's groups
-    do not divide, NaN, infinity, or a number above 1e37 (of float16: above 32752). Built in lesson 13.
+    do not divide, NaN, infinity, or a number above 1e37 (of float16: above 32752). Built in lesson `formats`.
     """
     form = format_of(name)
     _check(weight, name, form.divides)

@@ -22,7 +22,7 @@ def nf4_values() -> Float[Tensor, "16"]:
     """Seven negative values, zero, and eight positive ones, each side at even quantiles of a normal distribution.
 
     In float32 where bitsandbytes rounds, so that all sixteen are bit-equal to its table. Source: Dettmers et al.,
-    "QLoRA", 2023, section 3 and appendix E. Built in lesson 13.
+    "QLoRA", 2023, section 3 and appendix E. Built in lesson `formats`.
     """
     positive = _quantiles(9)
     sizes = torch.cat([-_quantiles(8), torch.zeros(1), positive.flip(0)])
@@ -42,7 +42,10 @@ FP4 = torch.cat([FP4, -FP4])
 
 
 def nearest_codes(numbers: Float[Tensor, "..."], table: Float[Tensor, "values"]) -> Int[Tensor, "..."]:
-    """The index in ``table`` of the value nearest to each number; halfway goes to the smaller. Built in lesson 13."""
+    """The index in ``table`` of the value nearest to each number; halfway goes to the smaller.
+
+    Built in lesson `formats`.
+    """
     ordered, order = table.to(numbers.device).sort(stable=True)
     return order[torch.bucketize(numbers, (ordered[:-1] + ordered[1:]) / 2)]
 
@@ -52,7 +55,7 @@ def pack_table(
 ) -> tuple[UInt8[Tensor, "O bytes"], Float[Tensor, "O blocks"]]:
     """Two codes per byte, the first in the upper half, and the largest of each block, as bitsandbytes packs them.
 
-    ValueError when the blocks do not divide the width, and as in ``check_numbers``. Built in lesson 13.
+    ValueError when the blocks do not divide the width, and as in ``check_numbers``. Built in lesson `formats`.
     """
     check_numbers(weight)
     blocks = grouped(weight.float(), block)
@@ -90,7 +93,7 @@ def pack_scales(
 ) -> tuple[UInt8[Tensor, "O blocks"], Float[Tensor, "scales"], Float[Tensor, ""]]:
     """Double quantisation: the scales less their mean, in one byte each; 256 of them share a float32; and the mean.
 
-    Source: "QLoRA", 2023, section 3. Built in lesson 13.
+    Source: "QLoRA", 2023, section 3. Built in lesson `formats`.
     """
     mean = (most * 2.0**-20).mean() * 2.0**20  # to the bit bitsandbytes', and many 1e37 sum up within float32
     flat = (most - mean).flatten()

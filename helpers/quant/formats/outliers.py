@@ -13,7 +13,7 @@ THRESHOLD = 6.0
 
 
 def outlier_columns(x: Float[Tensor, "T I"], threshold: float = THRESHOLD) -> Int[Tensor, "outliers"]:
-    """The columns in which some token has a number of ``threshold`` or more in size. Built in lesson 13."""
+    """The columns in which some token has a number of ``threshold`` or more in size. Built in lesson `formats`."""
     return (x.abs() >= threshold).any(dim=0).nonzero().flatten()
 
 
@@ -22,7 +22,7 @@ def split(
 ) -> tuple[Int8[Tensor, "T I"], Float[Tensor, "T"], Int[Tensor, "outliers"]]:
     """Codes with the outlier columns at 0, a scale for each token that outliers have no part in, and those columns.
 
-    Source: Dettmers et al., "LLM.int8()", 2022, section 3.2. Built in lesson 13.
+    Source: Dettmers et al., "LLM.int8()", 2022, section 3.2. Built in lesson `formats`.
     """
     columns = outlier_columns(x, threshold)
     codes, scale = vectorwise(x.masked_fill(x.abs() >= threshold, 0))
@@ -35,7 +35,7 @@ def mixed_product(
 ) -> Float[Tensor, "T O"]:
     """x times the transpose of an INT8 weight: whole numbers for most columns, floating point for the outliers.
 
-    Built in lesson 13.
+    Built in lesson `formats`.
     """
     small, steps, columns = split(x, threshold)
     whole = (small.int() @ codes.int().T).float() * steps[:, None] * scale

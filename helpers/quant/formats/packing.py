@@ -20,7 +20,7 @@ PLACES = tuple(range(0, 32, 4))  # bits at which the eight codes of a word begin
 def pack_pairs(codes: Integer[Tensor, "rows columns"], first_high: bool = False) -> UInt8[Tensor, "rows bytes"]:
     """Codes 0 to 15, two in each byte. A row of odd width ends with a zero. ValueError for another code.
 
-    Built in lesson 13.
+    Built in lesson `formats`.
     """
     _refuse_wide(codes)
     even = torch.nn.functional.pad(codes.to(torch.uint8), (0, codes.shape[1] % 2))
@@ -56,7 +56,8 @@ def unpack_words(packed: Int[Tensor, "rows words"], columns: int) -> Int[Tensor,
 def pack_bits(codes: Int[Tensor, "*rest columns"], bits: int) -> UInt8[Tensor, "*rest bytes"]:
     """Codes of ``bits`` bits each, 1 to 8, as one stream a row, lowest bit first; the last byte is filled with zeros.
 
-    For widths that no published file has, such as three bits. ValueError for a code that is wider. Built in lesson 15.
+    For widths that no published file has, such as three bits. ValueError for a code that is wider. Built in lesson
+    `quantise_moe`.
     """
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < 2**bits:
         raise ValueError(f"{bits} bits hold 0 to {2**bits - 1}, and the codes go to {int(codes.max())}")

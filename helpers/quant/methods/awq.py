@@ -36,7 +36,7 @@ class Found(NamedTuple):
 def search(weights: Sequence[Float[Tensor, "_ I"]], make_grid: MakeGrid, inputs: Inputs, steps: int = STEPS) -> Found:
     """The alpha of 0, 1/steps, ..., 1 with the least error; 0 is rounding to nearest, so it is never worse than that.
 
-    All ``weights`` read the same input and so share the scale. Built in lesson 14.
+    All ``weights`` read the same input and so share the scale. Built in lesson `gptq_awq`.
     """
     scales = [stretch(inputs.size, n / steps) for n in range(steps + 1)]
     errors = [
@@ -48,14 +48,17 @@ def search(weights: Sequence[Float[Tensor, "_ I"]], make_grid: MakeGrid, inputs:
 
 
 def stretch(size: Float[Tensor, "I"], alpha: float) -> Float[Tensor, "I"]:
-    """``size`` to the power ``alpha``, so that the largest and the least are as far from 1. Built in lesson 14."""
+    """``size`` to the power ``alpha``, so that the largest and the least are as far from 1.
+
+    Built in lesson `gptq_awq`.
+    """
     fed = size.clamp(min=LEAST * size.max()).clamp(min=torch.finfo(size.dtype).tiny)  # nothing is fed: all are alike
     scale = fed.pow(alpha)
     return scale / (scale.max().sqrt() * scale.min().sqrt())
 
 
 def rounded(weight: Float[Tensor, "O I"], scale: Float[Tensor, "I"], make_grid: MakeGrid) -> Float[Tensor, "O I"]:
-    """Stretched, rounded to the nearest, and shrunk again. Built in lesson 14."""
+    """Stretched, rounded to the nearest, and shrunk again. Built in lesson `gptq_awq`."""
     grid = make_grid(weight * scale)
     return from_codes(round_to(weight * scale, grid), grid) / scale
 
@@ -66,7 +69,7 @@ def fold(before: nn.Module, layers: Iterable[nn.Linear], scale: Float[Tensor, "I
 
     ``before`` is a norm, or a linear layer between which and ``layers`` numbers are only multiplied, one by one. What
     the model says stays the same. ValueError for another kind, a scale of another length, or one that makes a weight
-    infinite; nothing is changed then. Source: AWQ, section 3.2. Built in lesson 14.
+    infinite; nothing is changed then. Source: AWQ, section 3.2. Built in lesson `gptq_awq`.
     """
     layers = list(layers)
     if wrong := [layer for layer in layers if not isinstance(layer, nn.Linear) or layer.in_features != len(scale)]:

@@ -38,13 +38,13 @@ class Rounded(NamedTuple):
 
 
 def to_nearest(weights: Weights, make_grid: MakeGrid, inputs: Inputs) -> list[Tensor]:
-    """Round to nearest: the text plays no part. Built in lesson 13."""
+    """Round to nearest: the text plays no part. Built in lesson `formats`."""
     grids = [make_grid(weight) for weight in weights]
     return [from_codes(round_to(weight, grid), grid) for weight, grid in zip(weights, grids, strict=True)]
 
 
 def with_gptq(weights: Weights, make_grid: MakeGrid, inputs: Inputs) -> list[Tensor]:
-    """GPTQ, the columns of the largest inputs first. Built in lesson 14.
+    """GPTQ, the columns of the largest inputs first. Built in lesson `gptq_awq`.
 
     Rows do not know of each other and their grids are their own, so these layers are rounded as one matrix.
     """
@@ -54,7 +54,7 @@ def with_gptq(weights: Weights, make_grid: MakeGrid, inputs: Inputs) -> list[Ten
 
 
 def with_awq(weights: Weights, make_grid: MakeGrid, inputs: Inputs) -> list[Tensor]:
-    """AWQ: one scale for all layers that read the same input. Built in lesson 14."""
+    """AWQ: one scale for all layers that read the same input. Built in lesson `gptq_awq`."""
     found = search(weights, make_grid, inputs)
     return [rounded(weight, found.scale, make_grid) for weight in weights]
 
@@ -68,7 +68,7 @@ def calibrate(
     The model reads the text once. Before a block does, it is rounded: so the next one gets what a rounded block says.
     Layers with one of ``keep`` in their name stay, and so do experts, which are stacks and no linear layers. ValueError
     for a word of ``keep`` that is neither a part nor in a name, and with the layer's name where one cannot be rounded;
-    whatever stops it, the model is then as it was. Built in lesson 14.
+    whatever stops it, the model is then as it was. Built in lesson `gptq_awq`.
     """
     if not isinstance(getattr(model, "blocks", None), nn.ModuleList):
         raise ValueError(

@@ -30,7 +30,7 @@ def gptq(
 
     ``compensate`` is greedy, and where values leave the grid it can lose; so each row keeps the better of the two.
     ``act_order`` takes the columns with the largest inputs first. Raises ValueError as ``compensate`` does.
-    Built in lesson 14.
+    Built in lesson `gptq_awq`.
     """
     made = [compensate(weight, grid, inputs.hessian, damping, act_order, block), round_to(weight, grid)]
     errors = torch.stack([output_error(from_codes(codes, grid) - weight, inputs) for codes in made])
@@ -49,7 +49,7 @@ def compensate(
 
     A column takes the errors of those before it in its ``block`` when its turn comes, and the columns behind the block
     get those of the whole block in one product: nothing is written before it is needed. ValueError for a Hessian that
-    damping does not make positive definite. Source: GPTQ, algorithm 1. Built in lesson 14.
+    damping does not make positive definite. Source: GPTQ, algorithm 1. Built in lesson `gptq_awq`.
     """
     width = weight.shape[1]
     order = torch.arange(width, device=hessian.device)
@@ -79,7 +79,7 @@ def inverse_factor(hessian: Float[Tensor, "I I"], damping: float = DAMPING) -> F
 
     Row j of it, over its diagonal, says how the columns behind j answer an error in column j when those before j are
     fixed: one factorisation for all the inverses that the steps would need. ValueError where H is no positive definite
-    matrix even with the damping. Source: GPTQ, section 3.3, step 3. Built in lesson 14.
+    matrix even with the damping. Source: GPTQ, section 3.3, step 3. Built in lesson `gptq_awq`.
     """
     exact = hessian.double()
     damped = exact + damping * exact.diagonal().mean() * torch.eye(len(exact), dtype=exact.dtype, device=exact.device)

@@ -19,7 +19,7 @@ class Inputs(NamedTuple):
 
     @classmethod
     def of(cls, x: Float[Tensor, "*tokens I"]) -> "Inputs":
-        """Sum up ``x``. Built in lesson 14.
+        """Sum up ``x``. Built in lesson `gptq_awq`.
 
         ValueError where there is no token, a number that is not finite, or one whose squares leave float32.
         """
@@ -34,7 +34,7 @@ class Inputs(NamedTuple):
 def output_error(error: Float[Tensor, "O I"], inputs: Inputs) -> Float[Tensor, "O"]:
     """The mean square by which each output is off when the weights are off by ``error``.
 
-    ValueError where it is no finite number of float32. Built in lesson 14.
+    ValueError where it is no finite number of float32. Built in lesson `gptq_awq`.
     """
     squares = ((error @ inputs.hessian) * error).sum(dim=1)
     _refuse_infinite(squares, "weights", error)

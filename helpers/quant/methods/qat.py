@@ -24,7 +24,7 @@ from helpers.shapes import Float, Tensor
 def rounded(weight: Float[Tensor, "*rest I"], bits: int, group: int | None = None) -> Float[Tensor, "*rest I"]:
     """Each number as the nearest of 2^bits - 1 values, symmetric, a bfloat16 scale for each ``group`` of a row.
 
-    No group is a whole row. ValueError as in ``grid_of``. Built in lesson 15.
+    No group is a whole row. ValueError as in ``grid_of``. Built in lesson `quantise_moe`.
     """
     rows = weight.detach().flatten(0, -2)
     grid = grid_of(rows, bits, group, scale_dtype=torch.bfloat16)
@@ -32,7 +32,7 @@ def rounded(weight: Float[Tensor, "*rest I"], bits: int, group: int | None = Non
 
 
 def straight_through(weight: Float[Tensor, "*rest I"], bits: int, group: int | None = None) -> Float[Tensor, "*rest I"]:
-    """``rounded`` whose gradient is that of the weight itself. Built in lesson 15."""
+    """``rounded`` whose gradient is that of the weight itself. Built in lesson `quantise_moe`."""
     return weight + (rounded(weight, bits, group) - weight.detach())
 
 
@@ -61,7 +61,7 @@ def rounding(model: nn.Module, names: list[str], width: Width) -> Iterator[list[
 
     Gives the weights that learn, in full precision; all others are frozen for the while. Where training has made one of
     them infinite it stays as it learned. ValueError for a name that is no weight of ``model``, for none, and for a
-    weight that cannot be rounded so; the model is then as it was. Built in lesson 15.
+    weight that cannot be rounded so; the model is then as it was. Built in lesson `quantise_moe`.
     """
     names = list(dict.fromkeys(names))
     _check(dict(_all(model)), names, width)

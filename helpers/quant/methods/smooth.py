@@ -24,7 +24,7 @@ def smoothing(
     """s = max|x|^alpha / max|w|^(1 - alpha), a number a column; x becomes x / s and the weights w s.
 
     ``largest`` is max|x| of each column; ``weights`` all read x. With alpha 1 the inputs become flat, with 0 the
-    weights. ValueError for an alpha outside 0 to 1, or numbers that are not finite. Built in lesson 14.
+    weights. ValueError for an alpha outside 0 to 1, or numbers that are not finite. Built in lesson `gptq_awq`.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it shares between 0, the inputs stay, and 1, they become flat")
@@ -35,6 +35,6 @@ def smoothing(
 
 
 def int8_product(x: Float[Tensor, "*tokens I"], weight: Float[Tensor, "O I"]) -> Float[Tensor, "*tokens O"]:
-    """x W^T with both rounded to INT8, a scale for each token and one for each row of W. Built in lesson 14."""
+    """x W^T with both rounded to INT8, a scale for each token and one for each row of W. Built in lesson `gptq_awq`."""
     rows, columns = (codes.float() * scale[:, None] for codes, scale in map(vectorwise, (x.flatten(0, -2), weight)))
     return (rows @ columns.T).view(*x.shape[:-1], -1)

@@ -37,12 +37,15 @@ Rule = Callable[[Seen], Float[Tensor, "B T S"]]
 
 
 def newest(seen: Seen) -> Float[Tensor, "B T S"]:
-    """A sliding window: the score of a key is its position. Built in lesson 07."""
+    """A sliding window: the score of a key is its position. Built in lesson `dsa`."""
     return _keys(seen).expand(*seen.positions.shape, -1)
 
 
 def at_random(seed: int) -> Rule:
-    """Any visible tokens; each block and each call draws others, the same for the same ``seed``. Built in lesson 07."""
+    """Any visible tokens; each block and each call draws others, the same for the same ``seed``.
+
+    Built in lesson `dsa`.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def rule(seen: Seen) -> Float[Tensor, "B T S"]:
@@ -55,13 +58,13 @@ def at_random(seed: int) -> Rule:
 def largest_shares(seen: Seen) -> Float[Tensor, "B T S"]:
     """What dense attention itself takes, the mean of its heads: no rule of k tokens for all heads keeps more of it.
 
-    It needs the dense scores that it is meant to spare, so it is a yardstick. Built in lesson 07.
+    It needs the dense scores that it is meant to spare, so it is a yardstick. Built in lesson `dsa`.
     """
     return shares_of(seen).mean(dim=2)
 
 
 def own_indexer(seen: Seen) -> Float[Tensor, "B T S"]:
-    """The scores of the layer's own indexer, as ``SparseAttention`` has one. Built in lesson 07."""
+    """The scores of the layer's own indexer, as ``SparseAttention`` has one. Built in lesson `dsa`."""
     return index_scores(seen.layer.indexer, seen.layer.mla, seen.x, seen.rotary)
 
 
@@ -69,7 +72,7 @@ def in_blocks(rule: Rule, size: int) -> Rule:
     """Neighbours together: every token gets the highest visible score in its block of ``size`` positions.
 
     With k a multiple of ``size``, whole blocks are kept: fewer and longer reads, and a coarser choice.
-    Built in lesson 07.
+    Built in lesson `dsa`.
     """
 
     def blocks(seen: Seen) -> Float[Tensor, "B T S"]:
@@ -81,13 +84,13 @@ def in_blocks(rule: Rule, size: int) -> Rule:
 
 
 def chosen_by(rule: Rule, seen: Seen, k: int) -> Int[Tensor, "B T chosen"]:
-    """The k tokens of highest score that each query may see, by position; -1 fills the rest. Built in lesson 07."""
+    """The k tokens of highest score that each query may see, by position; -1 fills the rest. Built in lesson `dsa`."""
     wanted = rule(seen)
     return select_tokens(wanted.masked_fill(~causal_mask(seen.positions, wanted.shape[-1]), float("-inf")), k)
 
 
 def mask_of(chosen: Int[Tensor, "B T chosen"], length: int) -> Bool[Tensor, "B T S"]:
-    """True at the chosen positions of a text of ``length`` tokens. Built in lesson 07."""
+    """True at the chosen positions of a text of ``length`` tokens. Built in lesson `dsa`."""
     slot = chosen.where(chosen >= 0, length)  # slot ``length`` takes what is no position, and is cut off
     return torch.zeros(*chosen.shape[:2], length + 1, dtype=torch.bool, device=chosen.device).scatter(2, slot, True)[
         ..., :length
@@ -143,7 +146,7 @@ def watching(model: nn.Module) -> Iterator[list[Seen]]:
 
 @torch.no_grad()
 def dense_reads(model: nn.Module, token_ids: Int[Tensor, "B T"]) -> list[Seen]:
-    """What each layer that chooses is given while the model attends densely. Built in lesson 07."""
+    """What each layer that chooses is given while the model attends densely. Built in lesson `dsa`."""
     with watching(model) as seen:
         if any(isinstance(block.attention, SparseAttention) for block in model.blocks):
             with attending_densely(model):
@@ -154,7 +157,7 @@ def dense_reads(model: nn.Module, token_ids: Int[Tensor, "B T"]) -> list[Seen]:
 
 
 def shares_of(seen: Seen) -> Float[Tensor, "B T H S"]:
-    """How much each head of dense attention takes from each token; they sum to one. Built in lesson 07."""
+    """How much each head of dense attention takes from each token; they sum to one. Built in lesson `dsa`."""
     if isinstance(seen.layer, SparseAttention):
         return attention_shares(seen.layer.mla, seen.x, seen.positions, seen.rotary)
     query, key, _ = seen.layer.project(seen.x, seen.rotary)
@@ -170,7 +173,7 @@ def mass_kept(seen: Seen, rule: Rule, k: int) -> float:
     """The share of dense attention, 0 to 1, that lies on the k tokens of ``rule``: recall of attention mass.
 
     The mean over heads and over the queries that see more than k tokens: the others lose nothing under any rule.
-    Raises ValueError where there is no such query. Built in lesson 07.
+    Raises ValueError where there is no such query. Built in lesson `dsa`.
     """
     bites = seen.positions >= k
     if not bites.any():

@@ -2,7 +2,8 @@
 entries.
 
 An entry stands for several tokens, and the window is always read beside the entries; an indexer imitates how much
-attention each entry gets of the whole. Source: DeepSeek-AI, "DeepSeek-V4", 2026, section 2.3. Built in lesson 09.
+attention each entry gets of the whole. Source: DeepSeek-AI, "DeepSeek-V4", 2026, section 2.3. Built in lesson
+`what_came_next`.
 """
 
 from collections.abc import Iterator

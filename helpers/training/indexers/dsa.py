@@ -8,7 +8,7 @@ same distribution over earlier tokens as dense attention does, averaged over hea
 3. **Sparse.** Attention reads the chosen tokens only. The model follows its own loss, the indexers imitate attention
    over what was chosen, and neither's gradient reaches the other.
 
-Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2.1. Built in lesson 07.
+Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2.1. Built in lesson `dsa`.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 DeepSeek-V3.2 began as a dense model too. Its indexers read the compressed queries of latent attention; Qwen3 has none,
 so here an indexer reads the same normed stream for its queries as for its key. Everything else is the original: many
 heads, one key, a relu, and training by imitation while the model is frozen.
-Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2.1. Built in lesson 07.
+Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2.1. Built in lesson `dsa`.
 """
 
 import torch

@@ -80,7 +80,7 @@ def loads(model: nn.Module, rows: Rows) -> dict:
 def acceptance(model: nn.Module, rows: Rows) -> dict[str, float]:
     """The share of the drafter's guesses that the model agrees with when it gets there: what a draft saves a step.
 
-    The text is given, so that each place is asked once. Built in lesson 11.
+    The text is given, so that each place is asked once. Built in lesson `mtp`.
     """
     ids = rows.token_ids.to(next(model.parameters()).device)
     hidden = model.read(ids[:, :-1])

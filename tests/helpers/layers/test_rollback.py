@@ -136,7 +136,7 @@ def test_a_drafter_goes_back_too(tmp_path):
 
 
 def test_a_state_goes_back_by_the_rule_that_wrote_it():
-    """A layer that only adds, as lesson 08 has it, must not be corrected on its way back."""
+    """A layer that only adds, as lesson `deltanet` has it, must not be corrected on its way back."""
     torch.manual_seed(0)
     layer, x = GatedDeltaNet(20, 2, 4, 8, 8, 4, 1e-6).double().eval(), torch.randn(1, 30, 20, dtype=torch.float64)
     layer.rules = additive_rule, additive_rule

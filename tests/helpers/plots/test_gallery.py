@@ -1,4 +1,4 @@
-"""The figures of lesson 09 carry their data, and say it in words."""
+"""The figures of lesson `what_came_next` carry their data, and say it in words."""
 
 import itertools
 

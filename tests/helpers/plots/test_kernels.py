@@ -1,4 +1,4 @@
-"""The pictures of lesson 16 carry their data, and the same numbers in words."""
+"""The pictures of lesson `kernels` carry their data, and the same numbers in words."""
 
 import pytest
 

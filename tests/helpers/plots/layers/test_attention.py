@@ -1,4 +1,4 @@
-"""The pictures of lesson 05 carry their data: lines, cells, markers, and the same numbers in words."""
+"""The pictures of lesson `attention` carry their data: lines, cells, markers, and the same numbers in words."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Figures of lesson 07: the words carry the numbers, the crossing is where it is, every cell is a token."""
+"""Figures of lesson `dsa`: the words carry the numbers, the crossing is where it is, every cell is a token."""
 
 import pytest
 
