@@ -1,13 +1,22 @@
-"""What a DeepSeek-V3 is made of, in numbers and names: sizes, config.json's words for them, the checkpoint's tensors.
+"""A DeepSeek-V3 in numbers and names: its sizes, config.json's words for them, the checkpoint's tensors.
 
 Source: transformers' ``DeepseekV3Config`` and what its ``save_pretrained`` writes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from helpers.config_words import by_one_name, flattened, rotary_settings
 from helpers.layers.rope import Yarn
-from helpers.models.published import check_features, check_layer_types, check_sizes, checkpoint_name, shared_experts
+from helpers.models.configs.latent import rope_and_heads, unused_drafters
+from helpers.models.published import (
+    check_features,
+    check_layer_types,
+    check_sizes,
+    checkpoint_name,
+    shared_experts,
+    sizes,
+)
 from helpers.moe.router import check_groups
 
 
@@ -110,6 +119,12 @@ def from_hf(published: dict) -> Config:
     return Config(**{**values, "num_drafters": values["num_drafters"] or 0})
 
 
+def to_hf(config: Config) -> dict:
+    """The dictionary of a config.json that transformers and ``from_hf`` read."""
+    named = {"model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"]}
+    return named | sizes(config, CONFIG_NAMES, without=("rope_theta", "yarn")) | rope_and_heads(config, config.yarn)
+
+
 BLOCK = {  # ours -> the checkpoint's, inside one block
     "attention_norm.weight": "input_layernorm.weight",
     "attention.q.weight": "self_attn.q_proj.weight",
@@ -159,3 +174,19 @@ COPIES = {
 def published_name(name: str) -> str:
     """The checkpoint's name of our parameter: ``norm.weight`` -> ``model.norm.weight``; {e} stays for the experts."""
     return checkpoint_name(name, NAMES, "DeepSeek-V3")
+
+
+def fit(config: Config, names: Collection[str]) -> Config:
+    """The config of the tensors that are there: transformers writes config.json with a drafter, the weights without."""
+    there = f"model.layers.{config.num_blocks}.eh_proj.weight" in names
+    return config if there else replace(config, num_drafters=0)
+
+
+def copies(config: Config) -> dict[str, str]:
+    """Tensors that the files hold twice -> our parameter."""
+    return {name.replace("{n}", str(config.num_blocks)): ours for name, ours in COPIES.items()}
+
+
+def unused(config: Config, names: Collection[str]) -> tuple[str, ...]:
+    """How the names begin of tensors that are not read: further drafters."""
+    return unused_drafters(config, names)
