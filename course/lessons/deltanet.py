@@ -381,7 +381,7 @@ for length in (1, 31, 33, 65, 130):
 from transformers import Qwen3_5TextConfig
 
 from helpers.layers.delta import GatedDeltaNet
-from helpers.models.qwen3_5 import BLOCK
+from helpers.models.configs.qwen3_5 import BLOCK
 
 heads = dict(linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=6)
 (TheirDeltaNet,) = parts_of(Qwen3_5TextModel, "Qwen3_5GatedDeltaNet")
@@ -464,7 +464,8 @@ print("without the convolution's inputs, tokens 30 to 40 are off by", off[30:41]
 
 # %%
 from helpers.layers.kv_cache import KeyValues
-from helpers.models.qwen3_5 import ATTENTION, DELTA, Config, Qwen3_5
+from helpers.models.configs.qwen3_5 import ATTENTION, DELTA, Config
+from helpers.models.qwen3_5 import Qwen3_5
 
 kinds = (DELTA, DELTA, DELTA, ATTENTION)
 sizes = dict(delta_key_heads=2, delta_value_heads=2, delta_key_dim=16, delta_value_dim=16, conv_width=4, mlp_width=64)

@@ -126,7 +126,9 @@ check.predict("dsa.mass", guess_mass, unit="%")
 from torch.nn import init
 from transformers import DeepseekV32Config, DeepseekV32ForCausalLM, GlmMoeDsaConfig, GlmMoeDsaForCausalLM
 
-from helpers.models import deepseek_v32, glm5
+from helpers.models.configs import deepseek_v32, glm5
+from helpers.models.deepseek_v32 import DeepSeekV32
+from helpers.models.glm5 import GLM5
 
 K, LENGTH = 16, 96
 SIZES = dict(vocab_size=64, hidden_size=64, num_hidden_layers=2, intermediate_size=96, first_k_dense_replace=2)
@@ -145,7 +147,7 @@ def pair(family, ours, theirs, config, **other):
 
 
 # %%
-v32_kind = (deepseek_v32, deepseek_v32.DeepSeekV32, DeepseekV32ForCausalLM, DeepseekV32Config)
+v32_kind = (deepseek_v32, DeepSeekV32, DeepseekV32ForCausalLM, DeepseekV32Config)
 v32 = pair(*v32_kind)
 their_layer, our_layer = v32[0].model.layers[0].self_attn, v32[1].blocks[0].attention
 x, positions = torch.randn(2, LENGTH, 64), torch.arange(LENGTH).expand(2, -1)
@@ -351,7 +353,7 @@ print(f"rows before a change move by: {probe:.0e}")
 from helpers.generate import generate
 from helpers.training.indexers.dsa import dense_logits
 
-glm = (glm5, glm5.GLM5, GlmMoeDsaForCausalLM, GlmMoeDsaConfig)
+glm = (glm5, GLM5, GlmMoeDsaForCausalLM, GlmMoeDsaConfig)
 models = {"DeepSeek-V3.2": v32, "GLM-5": pair(*glm), "GLM-5.2": pair(*glm, indexer_types=["full", "shared"])}
 
 

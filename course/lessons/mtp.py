@@ -135,7 +135,8 @@ print([name.removeprefix(f"model.layers.{number}.") for name in inside if "exper
 
 # %%
 from helpers.layers.norm import RMSNorm
-from helpers.models.deepseek_v3 import Block, published_name
+from helpers.models.configs.deepseek_v3 import published_name
+from helpers.models.deepseek_v3 import Block
 
 
 # %%
@@ -162,7 +163,8 @@ print(mine.load_state_dict({name: tensor_of(name) for name in mine.state_dict()}
 # Why no head of its own? Count what sharing saves, here and in DeepSeek-V3.
 
 # %%
-from helpers.models.deepseek_v3 import Drafter, from_hf
+from helpers.models.configs.deepseek_v3 import from_hf
+from helpers.models.deepseek_v3 import Drafter
 from helpers.planning.plan import published
 
 unsaid = {"rms_norm_eps": 1e-6, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "rope_theta": 1e4}

@@ -98,7 +98,8 @@ check.predict("training_bill.used", used_percent, unit="%")
 # **length** of the text. The tiny models here read bytes, so their vocabulary has 256 entries.
 
 # %%
-from helpers.models import qwen3
+from helpers.models.configs import qwen3
+from helpers.models.qwen3 import Qwen3
 
 
 def sizes(width: int, blocks: int, **more) -> qwen3.Config:
@@ -130,7 +131,7 @@ from helpers.measure.flops import MENDED
 
 def counted_parts(c: qwen3.Config, length: int) -> dict[str, int]:
     with FlopCounterMode(display=False, custom_mapping=MENDED) as counter:
-        qwen3.Qwen3(c)(torch.zeros(1, length, dtype=torch.long))
+        Qwen3(c)(torch.zeros(1, length, dtype=torch.long))
     total = {name: sum(flops.values()) // length for name, flops in counter.get_flop_counts().items()}
     inside = lambda *ends: sum(flops for name, flops in total.items() if name.endswith(ends))  # noqa: E731
     weights, mlp = inside(".query", ".key", ".value", ".output"), inside(".mlp")
@@ -165,7 +166,8 @@ show(draw.flops_by_part(parts, finding))
 
 # %%
 from helpers.measure import training_flops
-from helpers.models import deepseek_v3
+from helpers.models.configs import deepseek_v3
+from helpers.models.deepseek_v3 import DeepSeekV3
 from helpers.training.bill import six_nd
 
 
@@ -174,7 +176,7 @@ def matrices(model, leave_out: str = "nothing") -> int:
     return sum(w.numel() for name, w in model.named_parameters() if w.dim() > 1 and leave_out not in name)
 
 
-step = training_flops(qwen3.Qwen3(small), 64)
+step = training_flops(Qwen3(small), 64)
 both = f"forward {format_flops(step.forward)}, backward {format_flops(step.backward)}"
 print(f"{both}: {step.backward / step.forward} times as much")
 
@@ -184,14 +186,14 @@ print(f"{both}: {step.backward / step.forward} times as much")
 
 # %%
 with torch.device("meta"):  # shapes are enough to count, and 4,096 x 4,096 scores need no memory there
-    untied = qwen3.Qwen3(sizes(64, 3, vocab_size=4096, tied=False))
-    tied = qwen3.Qwen3(small)
+    untied = Qwen3(sizes(64, 3, vocab_size=4096, tied=False))
+    tied = Qwen3(small)
 experts = deepseek_v3.Config(
     vocab_size=256, width=64, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=32, latent_width=32,
     head_dim=16, rotary_dim=8, value_dim=16, mlp_width=160, num_experts=32, experts_per_token=2, expert_width=48,
     num_shared=1, num_drafters=0,
 )  # fmt: skip
-sparse = deepseek_v3.DeepSeekV3(experts)
+sparse = DeepSeekV3(experts)
 routed = matrices(sparse) - matrices(sparse, ".experts.")
 working = matrices(sparse, "embedding") - routed * (32 - 2) // 32
 cases = {
@@ -458,7 +460,7 @@ steps_of = {"smoke": (60, 40, 30), "laptop": (600, 500, 450), "full": (4000, 400
 curves = [{}, {}]
 for (width, blocks), steps in zip(shapes[scale], steps_of[scale], strict=True):
     for number, runs in enumerate(curves):
-        model = qwen3.Qwen3(sizes(width, blocks)).to(machine)
+        model = Qwen3(sizes(width, blocks)).to(machine)
         initialise(model, seed + number, std=width**-0.5)
         adamw = AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
         seen = train(model, [adamw], 0.32 / width, steps, 8, 64, seed + number)
@@ -536,7 +538,7 @@ makers = {
 
 def race(name: str, shape: tuple, lr: float, steps: int, order: int):
     """One training: (FLOP with the optimizer's, seconds, bits per byte) along the way."""
-    model = qwen3.Qwen3(sizes(*shape)).to(machine)
+    model = Qwen3(sizes(*shape)).to(machine)
     initialise(model, order, std=shape[0] ** -0.5)
     optimizers = makers[name](model)
     own = sum(getattr(optimizer, "step_flops", 0) for optimizer in optimizers)

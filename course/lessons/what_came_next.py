@@ -272,8 +272,8 @@ def whole(w, x, radians, complete=complete):
 # HCA for 6 tokens.
 
 # %%
-from helpers.models.configs.deepseek_v4 import HASHED, HEAVY, LEARNED, SPARSE, WINDOW, to_hf
-from helpers.models.deepseek_v4 import Config, attention
+from helpers.models.configs.deepseek_v4 import HASHED, HEAVY, LEARNED, SPARSE, WINDOW, Config, to_hf
+from helpers.models.deepseek_v4 import attention
 
 KINDS = {"window": WINDOW, "CSA": SPARSE, "HCA": HEAVY}
 sizes = dict(num_heads=6, head_dim=12, rotary_dim=6, query_rank=10, output_groups=3, output_rank=4, window=5)
