@@ -10,7 +10,7 @@ nothing, which is why it is trained apart, to imitate dense attention.
 Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; IndexShare: arXiv 2603.12201.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from torch.nn import functional
 from helpers.layers.attention import causal_mask
 from helpers.layers.kv_cache import CacheEntry, KVBuffer
 from helpers.layers.mla import MLA, Latents, absorbed
+from helpers.layers.rope import Rotation
 from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
@@ -121,17 +122,17 @@ def _blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
 class Indexer(nn.Module):
     """The lightning indexer: which ``k`` tokens each query reads.
 
-    The first ``rotary_dim`` coordinates of its heads and of its key are turned. ``turn`` says by which pairing, since
-    the checkpoints disagree: DeepSeek-V3.2's by ``rotate`` (half-split, although its attention pairs neighbours),
-    GLM-5's by ``rotate_neighbours``. The wrong one answers fluently, and chooses the wrong tokens.
+    The first ``rotary_dim`` coordinates of its heads and of its key are turned by ``rotate``, a fact of the
+    family: DeepSeek-V3.2's checkpoints want the half-split ``helpers.layers.rope.rotate`` (although its attention pairs
+    neighbours), GLM-5's want ``rotate_neighbours``. The wrong one answers fluently, and chooses the wrong tokens.
     Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 1; transformers' ``DeepseekV32Indexer``. Built in lesson `dsa`.
     """
 
     def __init__(
-        self, width: int, query_rank: int, num_heads: int, head_dim: int, rotary_dim: int, k: int, turn: Callable
+        self, width: int, query_rank: int, num_heads: int, head_dim: int, rotary_dim: int, k: int, rotate: Rotation
     ):
         super().__init__()
-        self.num_heads, self.rotary_dim, self.k, self.turn = num_heads, rotary_dim, k, turn
+        self.num_heads, self.rotary_dim, self.k, self.rotate = num_heads, rotary_dim, k, rotate
         self.query = nn.Linear(query_rank, num_heads * head_dim, bias=False)
         self.key = nn.Linear(width, head_dim, bias=False)
         self.key_norm = nn.LayerNorm(head_dim, eps=1e-6)
@@ -161,7 +162,7 @@ class Indexer(nn.Module):
 
     def _turned(self, x: Float[Tensor, "B T H K"], rotary: tuple[Tensor, Tensor]) -> Float[Tensor, "B T H K"]:
         first, rest = x[..., : self.rotary_dim], x[..., self.rotary_dim :]
-        return torch.cat([self.turn(first, *rotary), rest], dim=-1)
+        return torch.cat([self.rotate(first, *rotary), rest], dim=-1)
 
     def _select(
         self,
