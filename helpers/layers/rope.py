@@ -14,9 +14,7 @@ import torch
 from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
-Rotation = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # which coordinates are a pair: below
+Rotation = Callable[[Tensor, Tensor, Tensor], Tensor]  # which coordinates are a pair: below
 
 
 def frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Float[Tensor, "halfK"]:
