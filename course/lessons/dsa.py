@@ -473,12 +473,12 @@ theirs, ours = models["GLM-5"]
 print("GLM-5 off by          16 tokens  96 tokens")
 for name, turn in (("neighbours (right)", rotate_neighbours), ("halves (wrong)", rotate)):
     for block in ours.blocks:
-        block.attention.indexer.turn = turn
+        block.attention.indexer.rotate = turn
     with torch.no_grad():
         errors = [max_error(ours(text), theirs(text).logits) for text in (short, ids)]
     print(f"{name:20} {errors[0]:10.1e} {errors[1]:10.1e}")
 for block in ours.blocks:
-    block.attention.indexer.turn = rotate_neighbours
+    block.attention.indexer.rotate = rotate_neighbours
 
 # %% [markdown]
 # On a text no longer than k the wrong model is right, to the last digit: everything is chosen, so it does not matter
@@ -660,10 +660,10 @@ print(f"dense twin, reading everything: {twin_found:.0f} %; sparse model, readin
 
 # %%
 for indexer in indexers.each:
-    indexer.turn = rotate_neighbours
+    indexer.rotate = rotate_neighbours
 wrong = kept(indexers.scores, budget)
 for indexer in indexers.each:
-    indexer.turn = rotate
+    indexer.rotate = rotate
 print(f"with the right pairs {kept(indexers.scores, budget):.0f} %, with the wrong ones {wrong:.0f} %; nothing failed")
 
 # %% [markdown]
