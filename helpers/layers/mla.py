@@ -11,6 +11,7 @@ Source: DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1; transformers' ``DeepseekV
 import torch
 from torch import nn
 
+from helpers.functions import Layer, declared
 from helpers.layers.attention import causal_mask
 from helpers.layers.kv_cache import CacheEntry, KVBuffer
 from helpers.layers.norm import RMSNorm
@@ -110,11 +111,13 @@ class Latents(CacheEntry):
         return {"latent": self.latent, "k_rope": self.k_rope}
 
 
-class MLA(nn.Module):
+class MLA(Layer):
     """The weights of multi-head latent attention. ``query_rank`` None: queries are not compressed.
 
     ``scale`` multiplies the scores: 1 / sqrt(K + R), and more under YaRN. Built in lesson `mla`.
     """
+
+    functions = declared(absorbed=absorbed, expanded=expanded)
 
     def __init__(
         self,
@@ -154,8 +157,8 @@ class MLA(nn.Module):
             latent, k_rope = cache.write(latent, k_rope, positions)
         mask = causal_mask(positions, latent.shape[1])
         sizes = (*mask.shape[1:], self.latent_width, self.nope_dim, self.value_dim)
-        attend = absorbed if cache is not None and absorbing_pays(*sizes) else expanded
-        context = attend(query, q_rope, latent, k_rope, *self.up(), mask, self.scale)
+        way = "absorbed" if cache is not None and absorbing_pays(*sizes) else "expanded"
+        context = self.functions[way](query, q_rope, latent, k_rope, *self.up(), mask, self.scale)
         return self.output(context.flatten(2))
 
     def query_latent(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T Q"]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from helpers.functions import Layer, declared
 from helpers.moe.dispatch import Stacks, dispatched
 from helpers.shapes import Float, Int, Tensor
 
@@ -25,11 +26,13 @@ def lying_along_width(down: Float[Tensor, "E D F"]) -> Float[Tensor, "E D F"]:
     return down.mT.contiguous().mT
 
 
-class Experts(nn.Module):
+class Experts(Layer):
     """The weights of all experts of one layer, stacked.
 
     Source: DeepSeek-AI, "DeepSeekMoE", 2024, equation 3. Built in lesson `experts`.
     """
+
+    functions = declared(dispatched=dispatched)
 
     def __init__(self, num_experts: int, width: int, hidden: int, limit: float | None = None):
         super().__init__()
@@ -51,4 +54,4 @@ class Experts(nn.Module):
     ) -> Float[Tensor, "*rest D"]:
         """The weighted sum of what the chosen experts make of each token."""
         given = (part.flatten(0, -2) for part in (x, indices, weights))
-        return dispatched(*given, self.stacks).view(x.shape)
+        return self.functions["dispatched"](*given, self.stacks).view(x.shape)

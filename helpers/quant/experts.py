@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from helpers.functions import Layer
 from helpers.layers.mlp import swiglu
 from helpers.moe.dispatch import check_experts, sort_pairs
 from helpers.moe.experts import Experts
@@ -15,7 +16,7 @@ from helpers.quant.linear import Pack, packing
 from helpers.shapes import Float, Int, Tensor
 
 
-class QuantisedExperts(nn.Module):
+class QuantisedExperts(Layer):
     """The packed weights of all experts of one layer, each matrix with scales of its own.
 
     Built in lesson `quantise_moe`.

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from helpers.data import tasks
 from helpers.data.tasks import Example, Phase, TaskBatches
+from helpers.functions import exchange
 from helpers.layers.delta import additive_rule
 from helpers.models.configs import deepseek_v4, glm5, qwen3_5
 from helpers.models.deepseek_v4 import DeepSeekV4
@@ -209,7 +210,7 @@ def adding_qwen3_5(config: qwen3_5.Config) -> Qwen3_5:
     model = Qwen3_5(config)
     for block in model.blocks:
         if block.delta:
-            block.delta.rules = additive_rule, additive_rule
+            exchange(block.delta, {"one_token": additive_rule, "many_tokens": additive_rule})
     return model
 
 
