@@ -27,7 +27,7 @@ class Block(nn.Module):
         super().__init__()
         c = config
         self.attention_norm = RMSNorm(c.width, c.norm_epsilon)
-        heads = (c.head_dim, c.rotary_dim, c.value_dim)
+        heads = (c.nope_dim, c.rotary_dim, c.value_dim)
         self.attention = MLA(c.width, c.num_heads, c.query_rank, c.latent_width, *heads, c.scale)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon)
         choice = RouterConfig(c.experts_per_token, c.num_groups, c.kept_groups, c.routed_scale, c.normalised)

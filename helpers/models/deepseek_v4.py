@@ -45,7 +45,7 @@ class MoE(nn.Module):
     def __init__(self, config: Config, kind: str):
         super().__init__()
         c = config
-        self.k, self.scale, self.hashed = c.experts_per_token, c.router_scale, kind == HASHED
+        self.k, self.scale, self.hashed = c.experts_per_token, c.routed_scale, kind == HASHED
         self.router = nn.Linear(c.width, c.num_experts, bias=False)
         if self.hashed:  # until a checkpoint says otherwise, token ids take their turns
             turn = torch.arange(c.vocab_size * c.experts_per_token).view(c.vocab_size, -1)
