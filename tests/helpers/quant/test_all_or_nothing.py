@@ -130,7 +130,7 @@ def test_in_every_family_each_layer_is_looked_at_before_one_is_packed(tmp_path, 
         dict(name="int3"),
         dict(name="int8", keep=["blocks.1.mlp.dwon"]),
         dict(name="int8", keep="head"),
-        dict(name="int8-group", keep=["mlp", "attention", "embedding", "head"]),
+        dict(name="int8-group", keep=["dense FFN", "attention", "embedding", "head"]),
     ],
 )
 def test_names_that_match_nothing_leave_the_model_as_it_was(asked):
@@ -356,7 +356,7 @@ def test_a_save_that_fails_half_way_leaves_the_old_files_and_no_others(tmp_path,
 
 def test_a_model_of_which_only_experts_are_packed_is_saved_and_opened_again(tmp_path):
     model = load("zoo:tiny-qwen3_5-moe")
-    parts = ["attention", "delta", "shared", "mlp", "router", "head", "embedding"]
+    parts = ["attention", "delta", "shared expert", "dense FFN", "router", "head", "embedding"]
     quantise(model, "int8", keep=parts)
     save_quantised(model, tmp_path)
     ids = torch.arange(9)[None]
