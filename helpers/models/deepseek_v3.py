@@ -161,5 +161,5 @@ class DeepSeekV3(nn.Module):
         return Cache([Latents() for _ in self.blocks])
 
     def new_draft_cache(self) -> Cache:
-        """An empty cache for ``draft``: as much a token as one more block."""
+        """An empty cache for ``draft``: per token it takes what one more block takes."""
         return Cache([Latents() for _ in self.drafters])
