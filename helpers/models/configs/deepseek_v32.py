@@ -42,7 +42,7 @@ class Config:
     expert_width: int
     num_shared: int  # experts that every token goes to
     num_groups: int = 1  # of experts
-    kept_groups: int = 1
+    groups_per_token: int = 1
     routed_scale: float = 1.0
     normalised: bool = True  # the weights of a token's experts sum to routed_scale
     norm_epsilon: float = 1e-6
@@ -76,7 +76,7 @@ CONFIG_NAMES = {  # ours -> config.json's
     "expert_width": "moe_intermediate_size",
     "num_shared": "n_shared_experts",
     "num_groups": "n_group",
-    "kept_groups": "topk_group",
+    "groups_per_token": "topk_group",
     "routed_scale": "routed_scaling_factor",
     "normalised": "norm_topk_prob",
     "norm_epsilon": "rms_norm_eps",
@@ -140,10 +140,9 @@ BLOCK = {  # ours -> the checkpoint's, inside block n
     "mlp.gate.weight": "mlp.gate_proj.weight",
     "mlp.up.weight": "mlp.up_proj.weight",
     "mlp.down.weight": "mlp.down_proj.weight",
-    "mlp.router.weight": "mlp.gate.weight",
+    "mlp.router.logits.weight": "mlp.gate.weight",
     "mlp.router.bias": "mlp.gate.e_score_correction_bias",
-    "mlp.experts.gate": "mlp.experts.{e}.gate_proj.weight",
-    "mlp.experts.up": "mlp.experts.{e}.up_proj.weight",
+    "mlp.experts.gate_up": "mlp.experts.{e}.{gate_proj,up_proj}.weight",
     "mlp.experts.down": "mlp.experts.{e}.down_proj.weight",
     "mlp.shared.gate.weight": "mlp.shared_experts.gate_proj.weight",
     "mlp.shared.up.weight": "mlp.shared_experts.up_proj.weight",

@@ -45,7 +45,7 @@ class Config:
     num_shared: int  # experts that every token goes to
     indexers: tuple[str, ...]  # FULL or SHARED, one per block
     num_groups: int = 1  # of experts
-    kept_groups: int = 1
+    groups_per_token: int = 1
     routed_scale: float = 1.0
     normalised: bool = True  # the weights of a token's experts sum to routed_scale
     norm_epsilon: float = 1e-5
@@ -85,7 +85,7 @@ CONFIG_NAMES = {  # ours -> config.json's
     "num_shared": "n_shared_experts",
     "indexers": "indexer_types",
     "num_groups": "n_group",
-    "kept_groups": "topk_group",
+    "groups_per_token": "topk_group",
     "routed_scale": "routed_scaling_factor",
     "normalised": "norm_topk_prob",
     "norm_epsilon": "rms_norm_eps",
