@@ -44,10 +44,9 @@ def check_sizes(published: dict, names: Iterable[str]) -> None:
         raise ValueError(f"config.json lacks {', '.join(missing)}")
 
 
-def shared_experts(published: dict) -> int | None:
-    """How many experts every token goes to: null is none, as in DeepSeek's own code; None where nothing is said."""
-    none = "n_shared_experts" in published and published["n_shared_experts"] is None
-    return 0 if none else published.get("n_shared_experts")
+def under(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:
+    """The names of a part as those of the whole: each of ours begins with ``ours``, each of theirs with ``theirs``."""
+    return {f"{ours}{name}": f"{theirs}{other}" for name, other in table.items()}
 
 
 def checkpoint_name(name: str, table: Mapping[str, str], family: str) -> str:

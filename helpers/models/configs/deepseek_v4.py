@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from helpers.config_words import by_one_name, rope_type, rotary_object
 from helpers.layers.rope import Yarn
-from helpers.models.published import check_features, check_sizes, checkpoint_name
+from helpers.models.published import check_features, check_sizes, checkpoint_name, under
 
 # config.json's words: a window only; also an entry for each 4 tokens, a few of them chosen; also one for each 128, all.
 WINDOW, SPARSE, HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
@@ -145,7 +145,7 @@ BLOCK = {
 }
 NAMES = {
     "embedding.weight": "model.embed_tokens.weight",
-    **{f"blocks.{{n}}.{ours}": f"model.layers.{{n}}.{theirs}" for ours, theirs in BLOCK.items()},
+    **under("blocks.{n}.", "model.layers.{n}.", BLOCK),
     "streams_head.weight": "model.hc_head.hc_fn",
     "streams_head.base": "model.hc_head.hc_base",
     "streams_head.scale": "model.hc_head.hc_scale",

@@ -6,7 +6,7 @@ Source: transformers' ``Kimi_K25Config`` and the files that Moonshot AI publishe
 from dataclasses import dataclass, replace
 
 from helpers.models.configs import deepseek_v3
-from helpers.models.published import check_features, checkpoint_name, tower_to_hf
+from helpers.models.published import check_features, checkpoint_name, tower_to_hf, under
 from helpers.vision import moonvit
 
 
@@ -48,7 +48,7 @@ NAMES = {
         for ours, theirs in deepseek_v3.NAMES.items()
         if not ours.startswith("drafters.")
     },
-    **{f"vision.{ours}": f"vision_tower.{theirs}" for ours, theirs in moonvit.NAMES.items()},
+    **under("vision.", "vision_tower.", moonvit.NAMES),
     **{
         f"projector.{ours}.{kind}": f"mm_projector.{theirs}.{kind}"
         for kind in ("weight", "bias")

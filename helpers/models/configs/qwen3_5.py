@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from helpers.config_words import flattened
-from helpers.models.published import check_features, check_sizes, checkpoint_name, rope, sizes
+from helpers.models.published import check_features, check_sizes, checkpoint_name, rope, sizes, under
 
 DELTA, ATTENTION = "linear_attention", "full_attention"  # config.json's words for the two kinds of layer
 
@@ -127,7 +127,7 @@ def names(prefix: str = "model.") -> dict[str, str]:
     """Ours -> the checkpoint's; {n} is the block, {e} the expert. A vision checkpoint has another prefix."""
     return {
         "embedding.weight": f"{prefix}embed_tokens.weight",
-        **{f"blocks.{{n}}.{ours}": f"{prefix}layers.{{n}}.{theirs}" for ours, theirs in BLOCK.items()},
+        **under("blocks.{n}.", f"{prefix}layers.{{n}}.", BLOCK),
         "norm.weight": f"{prefix}norm.weight",
         "head.weight": "lm_head.weight",
     }

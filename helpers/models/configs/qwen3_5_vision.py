@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from helpers.models.configs import qwen3_5
-from helpers.models.published import check_features, checkpoint_name, tower_to_hf
+from helpers.models.published import check_features, checkpoint_name, tower_to_hf, under
 from helpers.vision import qwen3_5 as tower
 
 
@@ -33,8 +33,8 @@ CONFIG_NAMES = {"text": "text_config", "vision": "vision_config", "image_token":
 
 # Ours -> the checkpoint's; {n} is the block, {e} the expert.
 NAMES = {
-    **{f"text.{ours}": theirs for ours, theirs in qwen3_5.names("model.language_model.").items()},
-    **{f"vision.{ours}": f"model.visual.{theirs}" for ours, theirs in tower.NAMES.items()},
+    **under("text.", "", qwen3_5.names("model.language_model.")),
+    **under("vision.", "model.visual.", tower.NAMES),
 }
 
 
