@@ -7,11 +7,11 @@ from torch import nn
 
 from helpers.models.components import part_of
 from helpers.moe.experts import Experts
-from helpers.moe.moe_layer import Router
+from helpers.moe.routers import WideLinear
 from helpers.quant.audit import Stored, stored_by_part, together
 from helpers.quant.backends import Ways, stored_as
 from helpers.quant.cpu import CPU
-from helpers.quant.experts import QuantisedExperts, QuantisedRouter
+from helpers.quant.experts import QuantisedExperts
 from helpers.quant.formats.blocks import check_numbers
 from helpers.quant.formats.named import format_of
 from helpers.quant.linear import Pack, QuantisedEmbedding, QuantisedLinear, packing
@@ -23,8 +23,8 @@ KEPT = ("router", "head", "embedding", "vision")  # small parts that suffer most
 PACKED = {
     nn.Linear: QuantisedLinear,
     nn.Embedding: QuantisedEmbedding,
+    WideLinear: QuantisedLinear,
     Experts: QuantisedExperts,
-    Router: QuantisedRouter,
 }
 
 
