@@ -16,7 +16,7 @@ COMMANDS = {
     "build": "course.authoring.build",
     "pull": "course.authoring.pull",
     "check": "course.authoring.check",
-    "syllabus": "course.authoring.syllabus",
+    "syllabus": "course.syllabus",
     "measure": "course.measure.__main__",
     "parity": "course.parity.compare",
     "site": "course.site",

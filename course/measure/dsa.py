@@ -24,7 +24,8 @@ from helpers.device import can_compile
 from helpers.layers.dsa import SparseLatents
 from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
 from helpers.measure.dsa_work import SparseSizes, made_flops, masked_decode, sparse_decode
-from helpers.models.glm5 import GLM5, from_hf, published_name
+from helpers.models.configs.glm5 import from_hf, published_name
+from helpers.models.glm5 import GLM5
 from helpers.reference import with_cache
 
 LENGTHS = (8192, 32768, 65536)

@@ -24,7 +24,8 @@ from helpers.data import python_corpus, tasks
 from helpers.data.tasks import share_right
 from helpers.generate import generate
 from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
-from helpers.models import qwen3
+from helpers.models.configs import qwen3
+from helpers.models.qwen3 import Qwen3
 from helpers.quant.backends import DYNAMIC, stored_as
 from helpers.quant.cpu import CPU
 from helpers.quant.formats.named import FORMATS, format_of
@@ -129,7 +130,7 @@ def solver_of_tasks() -> tuple[nn.Module, Ask]:
 def wide_model() -> tuple[nn.Module, None]:
     """A Qwen3 with layers of 1024 and 3072 numbers: 102 million, all random."""
     torch.manual_seed(0)
-    return qwen3.Qwen3(WIDE_CONFIG).eval().requires_grad_(False), None
+    return Qwen3(WIDE_CONFIG).eval().requires_grad_(False), None
 
 
 def tokenizer_of(name: str) -> Tokenizer:

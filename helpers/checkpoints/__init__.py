@@ -3,7 +3,7 @@
 strict_json   JSON without second meanings          header        what a file says of itself, and every refusal
 safetensors   one file: its tensors                 error         a refusal, one line
 folder        config.json, shards and their index   hub           from a name to a folder
-families      config.json -> our model              configs       our config -> config.json
+families      config.json -> our model
 fill, write   weights into a model, and out of it
 recomputed    names of tables that files may hold and nobody reads
 stored        packed weights and their scales in the files, unpacked by helpers.quant

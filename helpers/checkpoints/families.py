@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import types
 import typing
 from collections.abc import Callable, Collection
@@ -12,207 +11,77 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from helpers.checkpoints import configs
 from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.folder import CONFIG
 from helpers.config_words import rotary_object
-from helpers.models import deepseek_v3, deepseek_v4, deepseek_v32, glm5, kimi_k25, qwen3, qwen3_5, qwen3_5_vision
-from helpers.models.configs import deepseek_v4 as deepseek_v4_config
+from helpers.models.configs import (
+    deepseek_v3,
+    deepseek_v4,
+    deepseek_v32,
+    glm5,
+    kimi_k25,
+    qwen3,
+    qwen3_5,
+    qwen3_5_vision,
+)
+from helpers.models.deepseek_v3 import DeepSeekV3
+from helpers.models.deepseek_v4 import DeepSeekV4
+from helpers.models.deepseek_v32 import DeepSeekV32
+from helpers.models.glm5 import GLM5
+from helpers.models.kimi_k25 import KimiK25
+from helpers.models.qwen3 import Qwen3
+from helpers.models.qwen3_5 import Qwen3_5
+from helpers.models.qwen3_5_vision import Qwen3_5Vision
 from helpers.vision import moonvit
 from helpers.vision import qwen3_5 as tower
 
-V4_RELEASE = {  # outside of the blocks: DeepSeek's own name -> the one that transformers writes
-    "embed.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "hc_head_fn": "model.hc_head.hc_fn",
-    "hc_head_base": "model.hc_head.hc_base",
-    "hc_head_scale": "model.hc_head.hc_scale",
-}
-KIMI_WRITTEN = {  # how a name begins in what transformers 5.23 writes -> in the published files
-    "language_model.model.blocks.": "language_model.model.layers.",
-    "model.mm_projector.": "mm_projector.",
-    "vision_tower.encoder.patch_embed.": "vision_tower.patch_embed.",
-}
-DRAFTER = re.compile(r"model\.layers\.\d{1,9}\.eh_proj\.weight", re.ASCII)
-
-
-# What some families need.
-
-
-def _drafter(config: object, names: Collection[str]) -> str | None:
-    """DeepSeek-V3 and its kin keep a block that guesses the token after the next behind the last one."""
-    return f"model.layers.{config.num_blocks}." if f"model.layers.{config.num_blocks}.eh_proj.weight" in names else None
-
-
-def _unused_drafters(config: object, names: Collection[str]) -> tuple[str, ...]:
-    """Those that the model does not have, one block or several behind the last."""
-    numbers = (name.split(".")[2] for name in names if DRAFTER.fullmatch(name))
-    first = config.num_blocks + getattr(config, "num_drafters", 0)
-    return tuple(f"model.layers.{n}." for n in numbers if int(n) >= first)
-
-
-def _drafter_if_there(config: deepseek_v3.Config, names: Collection[str]) -> deepseek_v3.Config:
-    """transformers writes config.json with a drafter and the weights without."""
-    return config if _drafter(config, names) else dataclasses.replace(config, num_drafters=0)
-
-
-def _drafter_copies(config: deepseek_v3.Config) -> dict[str, str]:
-    return {name.replace("{n}", str(config.num_blocks)): ours for name, ours in deepseek_v3.COPIES.items()}
-
-
-def _mtp(config: object, names: Collection[str]) -> tuple[str, ...]:
-    """The block that guesses the token after the next, which is not built; transformers leaves it out too."""
-    return ("mtp.",)
-
-
-def _v4_mtp(config: object, names: Collection[str]) -> tuple[str, ...]:
-    """As above, by DeepSeek's name and with transformers' "model." before it."""
-    return ("mtp.", "model.mtp.")
-
-
-def _mtp_and_idle_gates(config: object, names: Collection[str]) -> tuple[str, ...]:
-    """Without a shared expert transformers still writes the gates of its answers, which are zero."""
-    text = getattr(config, "text", config)
-    gates = (name for name in names if name.endswith(".mlp.shared_expert_gate.weight"))
-    return (*_mtp(config, names), *(gates if text.num_experts and not text.shared_width else ()))
-
-
-def _tower_mtp_and_idle_gates(config: object, names: Collection[str]) -> tuple[str, ...]:
-    """The tower as well, where config.json asks for the text model of one that sees."""
-    return ("model.visual.", *_mtp_and_idle_gates(config, names))
-
-
-def _v4_name(name: str) -> str:
-    """DeepSeek's own name -> the one that transformers writes."""
-    return V4_RELEASE.get(name) or (f"model.{name}" if name.startswith("layers.") else name)
-
-
-def _kimi_name(name: str) -> str:
-    """What transformers 5.23 writes -> the published name: its writing does not quite undo its reading."""
-    written = next((written for written in KIMI_WRITTEN if name.startswith(written)), "")
-    return KIMI_WRITTEN.get(written, "") + name.removeprefix(written)
-
-
-# What most families do.
-
-
-def _as_it_is(config: object, names: Collection[str]) -> object:
-    return config
-
-
-def _all_used(config: object, names: Collection[str]) -> tuple[str, ...]:
-    return ()
-
-
-def _no_copies(config: object) -> dict[str, str]:
-    return {}
-
-
-def _published(name: str) -> str:
-    return name
-
 
 class Family(NamedTuple):
-    """What reading and writing need to know of one family."""
+    """What reading and writing need to know of one family: its model, and what its config file defines.
+
+    The last four are functions that a config file may leave out.
+    """
 
     model: type[nn.Module]
     config: type  # a dataclass of sizes and flags
+    names: dict[str, str]  # the fields of config -> config.json's words
     from_hf: Callable[[dict], object]  # config.json -> our config
     to_hf: Callable[[object], dict]  # and back
     published_name: Callable[[str], str]  # our parameter -> the checkpoint's tensor; with {e}, one tensor per expert
-    fit: Callable[[object, Collection[str]], object] = _as_it_is  # a config -> that of the tensors that are there
-    unused: Callable[[object, Collection[str]], tuple[str, ...]] = _all_used  # how the names begin that are not read
-    copies: Callable[[object], dict[str, str]] = _no_copies  # tensors that the files hold twice -> our parameter
-    rename: Callable[[str], str] = _published  # a name in the files -> the published one, where the two differ
+    fit: Callable[[object, Collection[str]], object]  # a config -> that of the tensors that are there
+    unused: Callable[[object, Collection[str]], tuple[str, ...]]  # how the names begin that are not read
+    copies: Callable[[object], dict[str, str]]  # tensors that the files hold twice -> our parameter
+    rename: Callable[[str], str]  # a name in the files -> the published one, where the two differ
 
 
-QWEN3 = Family(qwen3.Qwen3, qwen3.Config, qwen3.from_hf, configs.from_qwen3, qwen3.published_name)
-QWEN3_5 = Family(
-    qwen3_5.Qwen3_5,
-    qwen3_5.Config,
-    qwen3_5.from_hf,
-    configs.from_qwen3_5,
-    qwen3_5.published_name,
-    unused=_tower_mtp_and_idle_gates,
-)
-DEEPSEEK_V3 = Family(
-    deepseek_v3.DeepSeekV3,
-    deepseek_v3.Config,
-    deepseek_v3.from_hf,
-    configs.from_deepseek_v3,
-    deepseek_v3.published_name,
-    fit=_drafter_if_there,
-    unused=_unused_drafters,
-    copies=_drafter_copies,
-)
-DEEPSEEK_V32 = Family(
-    deepseek_v32.DeepSeekV32,
-    deepseek_v32.Config,
-    deepseek_v32.from_hf,
-    configs.from_deepseek_v32,
-    deepseek_v32.published_name,
-    unused=_unused_drafters,
-)
-GLM5 = Family(
-    glm5.GLM5,
-    glm5.Config,
-    glm5.from_hf,
-    configs.from_glm5,
-    glm5.published_name,
-    unused=_unused_drafters,
-)
+def _family(model: type[nn.Module], file: types.ModuleType) -> Family:
+    """A family by its model and its config file, one of helpers/models/configs."""
+    always = (file.Config, file.CONFIG_NAMES, file.from_hf, file.to_hf, file.published_name)
+    usual = {
+        "fit": lambda config, names: config,
+        "unused": lambda config, names: (),
+        "copies": lambda config: {},
+        "rename": lambda name: name,
+    }
+    return Family(model, *always, **{name: getattr(file, name, default) for name, default in usual.items()})
 
-DEEPSEEK_V4 = Family(
-    deepseek_v4.DeepSeekV4,
-    deepseek_v4_config.Config,
-    deepseek_v4_config.from_hf,
-    configs.from_deepseek_v4,
-    deepseek_v4_config.published_name,
-    unused=_v4_mtp,
-    rename=_v4_name,
-)
-
-QWEN3_5_VISION = Family(
-    qwen3_5_vision.Qwen3_5Vision,
-    qwen3_5_vision.Config,
-    qwen3_5_vision.from_hf,
-    configs.from_qwen3_5_vision,
-    qwen3_5_vision.published_name,
-    unused=_mtp_and_idle_gates,
-)
-KIMI_K25 = Family(
-    kimi_k25.KimiK25,
-    kimi_k25.Config,
-    kimi_k25.from_hf,
-    configs.from_kimi_k25,
-    kimi_k25.published_name,
-    rename=_kimi_name,
-)
 
 # By the model_type of config.json.
 FAMILIES = {
-    "qwen3": QWEN3,
-    "qwen3_5_text": QWEN3_5,
-    "qwen3_5_moe_text": QWEN3_5,
-    "deepseek_v3": DEEPSEEK_V3,
-    "deepseek_v32": DEEPSEEK_V32,
-    "glm_moe_dsa": GLM5,
-    "deepseek_v4": DEEPSEEK_V4,
-    "qwen3_5": QWEN3_5_VISION,
-    "qwen3_5_moe": QWEN3_5_VISION,
-    "kimi_k25": KIMI_K25,
+    "qwen3": _family(Qwen3, qwen3),
+    "qwen3_5_text": _family(Qwen3_5, qwen3_5),
+    "qwen3_5_moe_text": _family(Qwen3_5, qwen3_5),
+    "qwen3_5": _family(Qwen3_5Vision, qwen3_5_vision),
+    "qwen3_5_moe": _family(Qwen3_5Vision, qwen3_5_vision),
+    "deepseek_v3": _family(DeepSeekV3, deepseek_v3),
+    "deepseek_v32": _family(DeepSeekV32, deepseek_v32),
+    "deepseek_v4": _family(DeepSeekV4, deepseek_v4),
+    "glm_moe_dsa": _family(GLM5, glm5),
+    "kimi_k25": _family(KimiK25, kimi_k25),
 }
-CONFIG_NAMES = {  # ours -> config.json's
-    qwen3.Config: qwen3.CONFIG_NAMES,
-    qwen3_5.Config: qwen3_5.CONFIG_NAMES,
-    qwen3_5_vision.Config: qwen3_5_vision.CONFIG_NAMES,
-    tower.Config: tower.CONFIG_NAMES,
-    deepseek_v3.Config: deepseek_v3.CONFIG_NAMES,
-    deepseek_v32.Config: deepseek_v32.CONFIG_NAMES,
-    deepseek_v4_config.Config: deepseek_v4_config.CONFIG_NAMES,
-    glm5.Config: glm5.CONFIG_NAMES,
-    kimi_k25.Config: kimi_k25.CONFIG_NAMES,
-    moonvit.Config: moonvit.CONFIG_NAMES,
+CONFIG_NAMES = {  # of each family, and of the towers inside: the fields of a config -> config.json's words
+    **{family.config: family.names for family in FAMILIES.values()},
+    **{file.Config: file.CONFIG_NAMES for file in (tower, moonvit)},
 }
 ALLOWED = {
     int: ((int,), "a positive whole number"),

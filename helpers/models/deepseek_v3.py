@@ -14,12 +14,10 @@ from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
 from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import angles_of_yarn, frequencies
-from helpers.models.configs.deepseek_v3 import CONFIG_NAMES, COPIES, NAMES, Config, from_hf, published_name
+from helpers.models.configs.deepseek_v3 import Config
 from helpers.models.text_only import text_only
 from helpers.moe.moe_layer import MoE, RouterConfig
 from helpers.shapes import Bool, Float, Int, Tensor
-
-__all__ = ["CONFIG_NAMES", "COPIES", "NAMES", "Config", "DeepSeekV3", "from_hf", "published_name"]
 
 
 class Block(nn.Module):

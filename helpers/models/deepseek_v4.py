@@ -18,24 +18,11 @@ from helpers.layers.mlp import swiglu
 from helpers.layers.norm import RMSNorm
 from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import frequencies, stretched
-from helpers.models.configs.deepseek_v4 import (
-    CONFIG_NAMES,
-    HASHED,
-    HEAVY,
-    NAMES,
-    SPARSE,
-    WINDOW,
-    Config,
-    from_hf,
-    published_name,
-    to_hf,
-)
+from helpers.models.configs.deepseek_v4 import HASHED, HEAVY, SPARSE, WINDOW, Config
 from helpers.models.text_only import text_only
 from helpers.moe.experts import Experts
 from helpers.moe.router import Routing, hash_route, sqrt_softplus_top_k
 from helpers.shapes import Bool, Float, Int, Tensor
-
-__all__ = ["CONFIG_NAMES", "NAMES", "Config", "DeepSeekV4", "from_hf", "published_name", "to_hf"]
 
 
 class Shared(nn.Module):

@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+from helpers.layers.rope import Yarn
 
 # What a config.json may say, in any family, of what is nowhere built here.
 EVERYWHERE = {
@@ -38,10 +41,9 @@ def check_sizes(published: dict, names: Iterable[str]) -> None:
         raise ValueError(f"config.json lacks {', '.join(missing)}")
 
 
-def shared_experts(published: dict) -> int | None:
-    """How many experts every token goes to: null is none, as in DeepSeek's own code; None where nothing is said."""
-    none = "n_shared_experts" in published and published["n_shared_experts"] is None
-    return 0 if none else published.get("n_shared_experts")
+def under(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:
+    """The names of a part as those of the whole: each of ours begins with ``ours``, each of theirs with ``theirs``."""
+    return {f"{ours}{name}": f"{theirs}{other}" for name, other in table.items()}
 
 
 def checkpoint_name(name: str, table: Mapping[str, str], family: str) -> str:
@@ -53,3 +55,20 @@ def checkpoint_name(name: str, table: Mapping[str, str], family: str) -> str:
     if pattern not in table:
         raise ValueError(f"{family} has no parameter {name!r}; it has {', '.join(table)}")
     return table[pattern].replace("{n}", "".join(re.findall(r"\d+", name)))
+
+
+def sizes(config: object, names: Mapping[str, str], without: Iterable[str]) -> dict[str, Any]:
+    """A config's fields under config.json's words, ``names``, but for those in ``without``; a tuple becomes a list."""
+    values = {published: getattr(config, ours) for ours, published in names.items() if ours not in without}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def rope(theta: float, yarn: Yarn | None = None) -> dict[str, Any]:
+    """How positions turn, as config.json's ``rope_parameters``."""
+    return {**(yarn.to_hf() if yarn else {"rope_type": "default"}), "rope_theta": theta}
+
+
+def tower_to_hf(config: Any, names: Mapping[str, str], model_type: str) -> dict[str, Any]:
+    """A vision tower's part of a config.json, ``vision_config``."""
+    turned = {"rope_type": "axial", "rope_theta": config.rope_theta}
+    return {"model_type": model_type, **sizes(config, names, without=("rope_theta",)), "rope_parameters": turned}

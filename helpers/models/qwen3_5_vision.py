@@ -7,61 +7,17 @@ Source: Bai et al., "Qwen3-VL Technical Report", 2025 (arXiv 2511.21631); transf
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from helpers.layers.kv_cache import Cache, CacheEntry, rows_joined
 from helpers.layers.ragged import Rows, arrange, known
-from helpers.models import qwen3_5
-from helpers.models.published import check_features, checkpoint_name
+from helpers.models.configs.qwen3_5_vision import Config
+from helpers.models.qwen3_5 import Qwen3_5
 from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.vision import images as pictures
 from helpers.vision import qwen3_5 as tower
-
-
-@dataclass(frozen=True)
-class Config:
-    """The sizes of one model. The published names stand in CONFIG_NAMES."""
-
-    text: qwen3_5.Config
-    vision: tower.Config
-    image_token: int = 248056  # the placeholder
-
-    def __post_init__(self):
-        if self.vision.out_width != self.text.width:
-            raise ValueError(f"out_hidden_size is {self.vision.out_width}; the text model has width {self.text.width}")
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of the text model."""
-        return self.text.num_blocks
-
-
-CONFIG_NAMES = {"text": "text_config", "vision": "vision_config", "image_token": "image_token_id"}  # config.json's
-
-# Ours -> the checkpoint's; {n} is the block, {e} the expert.
-NAMES = {
-    **{f"text.{ours}": theirs for ours, theirs in qwen3_5.names("model.language_model.").items()},
-    **{f"vision.{ours}": f"model.visual.{theirs}" for ours, theirs in tower.NAMES.items()},
-}
-
-
-def from_hf(published: dict) -> Config:
-    """Read a config.json's dictionary. ValueError where a part is missing or a feature is asked that is not here."""
-    if missing := [name for name in ("text_config", "vision_config") if not isinstance(published.get(name), dict)]:
-        raise ValueError(f"config.json lacks {', '.join(missing)}")
-    check_features(published, {}, "Qwen3.5")
-    tied = published.get("tie_word_embeddings", False)  # on both levels; transformers obeys the upper one
-    text = qwen3_5.from_hf({**published["text_config"], "tie_word_embeddings": tied})
-    given = {"image_token": published["image_token_id"]} if "image_token_id" in published else {}
-    return Config(text, tower.from_hf(published["vision_config"]), **given)
-
-
-def published_name(name: str) -> str:
-    """The checkpoint's name of our parameter; {e} stays for the experts."""
-    return checkpoint_name(name, NAMES, "Qwen3.5")
 
 
 class NextPlace(CacheEntry):
@@ -138,7 +94,7 @@ class Qwen3_5Vision(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.text = qwen3_5.Qwen3_5(config.text)
+        self.text = Qwen3_5(config.text)
         self.vision = tower.Tower(config.vision)
 
     def forward(

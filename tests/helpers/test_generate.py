@@ -13,7 +13,8 @@ from helpers.checkpoints import load, resolve
 from helpers.decoding.request import Interrupted
 from helpers.decoding.sampling import probabilities, sample, sample_from
 from helpers.generate import generate
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 from helpers.training.train import initialise
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,7 +314,8 @@ WRONG = """
 import torch
 from helpers.generate import generate
 from helpers.decoding.drafts import NGram
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 from helpers.decoding.speculative import speculate
 
 model, prompt = Qwen3(Config(53, 16, 1, 2, 1, 8, 24)).eval(), torch.tensor([[5, 6, 7]])

@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ASK = """
 import json, torch
-from helpers.models import qwen3_5, qwen3_5_vision
+from helpers.models.configs import qwen3_5, qwen3_5_vision
+from helpers.models.qwen3_5_vision import Qwen3_5Vision
 from helpers.vision import qwen3_5 as tower
 
 text = qwen3_5.Config(
@@ -16,7 +17,7 @@ text = qwen3_5.Config(
     num_kv_heads=1, head_dim=8, delta_key_heads=1, delta_value_heads=1, delta_key_dim=4, delta_value_dim=4,
     conv_width=4, mlp_width=16, rotary_share=1.0, sections=(2, 1, 1),
 )
-model = qwen3_5_vision.Qwen3_5Vision(qwen3_5_vision.Config(text, tower.Config(8, 1, 1, 8, 16), image_token=7))
+model = Qwen3_5Vision(qwen3_5_vision.Config(text, tower.Config(8, 1, 1, 8, 16), image_token=7))
 ids = torch.tensor([[1, 2, 3]])
 asked = {
     "one row without a batch": lambda: model(ids[0]),

@@ -8,39 +8,43 @@ import torch
 from helpers.compare import max_error
 from helpers.decoding.compiled import Compiled
 from helpers.generate import generate
-from helpers.models import deepseek_v3, glm5, qwen3, qwen3_5
+from helpers.models.configs import deepseek_v3, glm5, qwen3, qwen3_5
+from helpers.models.deepseek_v3 import DeepSeekV3
+from helpers.models.glm5 import GLM5
+from helpers.models.qwen3 import Qwen3
+from helpers.models.qwen3_5 import Qwen3_5
 from helpers.training.train import initialise
 
 PROMPT = torch.tensor([[5, 6, 7, 11], [8, 9, 10, 12]])
 REAL = torch.tensor([[False, True, True, True], [True] * 4])
 
 
-def small(theta: float = 1e6) -> qwen3.Qwen3:
+def small(theta: float = 1e6) -> Qwen3:
     """A Qwen3 of one block: compiling takes long enough."""
-    return random(qwen3.Qwen3(qwen3.Config(53, 16, 1, 4, 2, 8, 24, rope_theta=theta)))
+    return random(Qwen3(qwen3.Config(53, 16, 1, 4, 2, 8, 24, rope_theta=theta)))
 
 
-def with_memory() -> qwen3_5.Qwen3_5:
+def with_memory() -> Qwen3_5:
     """A Qwen3.5 with one layer of each kind."""
     heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "delta_key_heads": 1, "delta_value_heads": 2}
     sizes = {"delta_key_dim": 8, "delta_value_dim": 8, "conv_width": 4, "mlp_width": 24, "sections": (1, 1, 0)}
     kinds = (qwen3_5.DELTA, qwen3_5.ATTENTION)
-    return random(qwen3_5.Qwen3_5(qwen3_5.Config(53, 16, 2, kinds, **heads, **sizes, rotary_share=0.5)))
+    return random(Qwen3_5(qwen3_5.Config(53, 16, 2, kinds, **heads, **sizes, rotary_share=0.5)))
 
 
-def sparse() -> glm5.GLM5:
+def sparse() -> GLM5:
     """A GLM-5 without experts, which reads five tokens at a time; the second block shares the first one's choice."""
     sizes = {"latent_width": 12, "head_dim": 8, "rotary_dim": 4, "value_dim": 8, "index_heads": 3, "index_dim": 8}
     experts = {"num_experts": 1, "experts_per_token": 1, "expert_width": 1, "num_shared": 1}  # in no block
     plan = {"index_k": 5, "mlp_width": 24, "indexers": (glm5.FULL, glm5.SHARED)}
-    return random(glm5.GLM5(glm5.Config(53, 16, 2, 2, 2, 16, **sizes, **experts, **plan)))
+    return random(GLM5(glm5.Config(53, 16, 2, 2, 2, 16, **sizes, **experts, **plan)))
 
 
-def with_experts() -> deepseek_v3.DeepSeekV3:
+def with_experts() -> DeepSeekV3:
     """A DeepSeek-V3 of one dense block and one with six experts, two per token, and a shared one."""
     sizes = {"query_rank": 12, "latent_width": 12, "head_dim": 8, "rotary_dim": 4, "value_dim": 8, "mlp_width": 24}
     experts = {"num_experts": 6, "experts_per_token": 2, "expert_width": 12, "num_shared": 1}
-    return random(deepseek_v3.DeepSeekV3(deepseek_v3.Config(53, 16, 2, 1, 2, **sizes, **experts)))
+    return random(DeepSeekV3(deepseek_v3.Config(53, 16, 2, 1, 2, **sizes, **experts)))
 
 
 def random(model: torch.nn.Module) -> torch.nn.Module:

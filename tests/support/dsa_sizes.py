@@ -1,6 +1,6 @@
 """Sizes of small models with an indexer, DeepSeek-V3.2's and GLM-5's, as config.json names them."""
 
-from helpers.models.glm5 import FULL, SHARED
+from helpers.models.configs.glm5 import FULL, SHARED
 
 V32, GLM5 = "deepseek_v32", "glm_moe_dsa"
 SMALL = {

@@ -7,10 +7,9 @@ import torch
 from support.with_images import in_transformers, pictures, prompt, randomised
 from transformers import AutoModelForImageTextToText
 
-from helpers.checkpoints import configs
 from helpers.checkpoints.families import FAMILIES
 from helpers.layers.rope import Yarn
-from helpers.models import deepseek_v3, kimi_k25, qwen3_5, qwen3_5_vision
+from helpers.models.configs import deepseek_v3, kimi_k25, qwen3_5, qwen3_5_vision
 from helpers.vision import moonvit
 from helpers.vision import qwen3_5 as tower
 
@@ -67,7 +66,7 @@ def published(config: SeeingConfig) -> dict:
     if kimi:
         own |= {"video_token_id": config.text.vocab_size, "projection_hidden_size": config.vision.width}
         own |= {"projection_layer_norm_eps": config.projector_epsilon}
-    text = configs.from_deepseek_v3(config.text) if kimi else configs.from_qwen3_5(config.text)
+    text = (deepseek_v3 if kimi else qwen3_5).to_hf(config.text)
     parts = {"text_config": text, "vision_config": {**vision, "model_type": f"{kind}_vision"}}
     return {"model_type": kind, **parts, **own}
 

@@ -1,4 +1,4 @@
-"""DeepSeek-V4's sizes, and its names in a config.json and in a checkpoint.
+"""A DeepSeek-V4 in numbers and names: its sizes, config.json's words for them, the checkpoint's tensors.
 
 Two spellings of a config.json are read: the release's (``compress_ratios``, ``num_hash_layers``, ``rope_scaling``) and
 transformers' (``layer_types``, ``mlp_layer_types``, ``rope_parameters``). Tensors are named as transformers 5.23 writes
@@ -7,11 +7,12 @@ are ``embed_tokens``, ``hc_head.hc_fn`` and ``attn.norm``.
 """
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from helpers.config_words import by_one_name, rope_type, rotary_object
 from helpers.layers.rope import Yarn
-from helpers.models.published import check_features, check_sizes, checkpoint_name
+from helpers.models.published import check_features, check_sizes, checkpoint_name, under
 
 # config.json's words: a window only; also an entry for each 4 tokens, a few of them chosen; also one for each 128, all.
 WINDOW, SPARSE, HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
@@ -145,12 +146,19 @@ BLOCK = {
 }
 NAMES = {
     "embedding.weight": "model.embed_tokens.weight",
-    **{f"blocks.{{n}}.{ours}": f"model.layers.{{n}}.{theirs}" for ours, theirs in BLOCK.items()},
+    **under("blocks.{n}.", "model.layers.{n}.", BLOCK),
     "streams_head.weight": "model.hc_head.hc_fn",
     "streams_head.base": "model.hc_head.hc_base",
     "streams_head.scale": "model.hc_head.hc_scale",
     "norm.weight": "model.norm.weight",
     "head.weight": "head.weight",
+}
+RELEASE = {  # outside of the blocks: DeepSeek's own name -> the one that transformers writes
+    "embed.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "hc_head_fn": "model.hc_head.hc_fn",
+    "hc_head_base": "model.hc_head.hc_base",
+    "hc_head_scale": "model.hc_head.hc_scale",
 }
 
 OTHER_NAMES = {"num_local_experts": "n_routed_experts", "intermediate_size": "moe_intermediate_size"}
@@ -245,15 +253,27 @@ def _rotary_dim(published: dict, *parts: dict) -> int | None:
 
 def to_hf(config: Config) -> dict:
     """The dictionary of a config.json that transformers and ``from_hf`` read."""
+    named = {"model_type": "deepseek_v4", "architectures": ["DeepseekV4ForCausalLM"]}
     flat = {CONFIG_NAMES[ours]: value for ours, value in vars(config).items()}
     flat |= {"layer_types": [*config.layer_kinds], "mlp_layer_types": [*config.router_kinds]}
     share = {SHARE: config.rotary_dim / config.head_dim}
     near = {"rope_type": "default", "rope_theta": config.rope_theta, **share}
     far = config.yarn.to_hf() if config.yarn else {"rope_type": "default"}
     ropes = {"main": near, "compress": {**far, "rope_theta": config.entry_theta, **share}}
-    return {**flat, **share, "rope_parameters": ropes}
+    return {**named, **flat, **share, "rope_parameters": ropes}
 
 
 def published_name(name: str) -> str:
     """The checkpoint's name of our parameter: ``norm.weight`` -> ``model.norm.weight``; {e} stays for the experts."""
     return checkpoint_name(name, NAMES, "DeepSeek-V4")
+
+
+def rename(name: str) -> str:
+    """DeepSeek's own name -> the one that transformers writes."""
+    return RELEASE.get(name) or (f"model.{name}" if name.startswith("layers.") else name)
+
+
+def unused(config: Config, names: Collection[str]) -> tuple[str, ...]:
+    """How the names begin of tensors that are not read: the block that guesses the token after the next, by DeepSeek's
+    name and with transformers' "model." before it."""
+    return ("mtp.", "model.mtp.")

@@ -8,8 +8,9 @@ many as it has in all, trained for as many floating-point operations.
 from dataclasses import replace
 
 from helpers.measure import training_flops_per_token
-from helpers.models import deepseek_v3, qwen3_5
-from helpers.models.configs import deepseek_v3 as deepseek_v3_config
+from helpers.models.configs import deepseek_v3
+from helpers.models.deepseek_v3 import DeepSeekV3
+from helpers.models.qwen3_5 import Qwen3_5
 from helpers.training.losses import answers, answers_evenly, drafts
 from helpers.training.train import Settings
 from helpers.zoo.evidence.facts import of_facts
@@ -26,7 +27,7 @@ def stage(name: str, steps: int = STEPS, lr: float = 4e-3, **other) -> Stage:
     return Stage(name, Settings(steps, lr=lr, warm_up=50, final=0.05), stream, said, **other)
 
 
-V3 = deepseek_v3_config.Config(
+V3 = deepseek_v3.Config(
     vocab_size=VOCABULARY,
     width=96,
     num_blocks=3,
@@ -61,7 +62,7 @@ def not_a_drafter(name: str) -> bool:
 
 TINY_DEEPSEEK_V3 = Recipe(
     name="tiny-deepseek-v3",
-    model=deepseek_v3.DeepSeekV3,
+    model=DeepSeekV3,
     config=V3,
     tokenizer=fact_tokenizer,
     stages=(
@@ -82,15 +83,15 @@ TOTAL = replace(V3, num_dense_blocks=3, mlp_width=(192 + 2 * 13 * 48) // 3, num_
 EQUAL_STEPS = 614  # what ``equal_steps()`` counts; a test counts again
 
 
-def steps_for(config: deepseek_v3_config.Config, flops: float) -> int:
+def steps_for(config: deepseek_v3.Config, flops: float) -> int:
     """How many steps of this model take so many floating-point operations."""
-    return round(flops / (ROWS * LENGTH * training_flops_per_token(deepseek_v3.DeepSeekV3(config), LENGTH)))
+    return round(flops / (ROWS * LENGTH * training_flops_per_token(DeepSeekV3(config), LENGTH)))
 
 
 def equal_steps() -> int:
     """The steps in which the large dense model does as much work as the mixture in all of its own."""
     mixture = replace(V3, num_drafters=0)
-    return steps_for(TOTAL, STEPS * ROWS * LENGTH * training_flops_per_token(deepseek_v3.DeepSeekV3(mixture), LENGTH))
+    return steps_for(TOTAL, STEPS * ROWS * LENGTH * training_flops_per_token(DeepSeekV3(mixture), LENGTH))
 
 
 TINY_DENSE_ACTIVE = replace(
@@ -103,7 +104,7 @@ TINY_DENSE_TOTAL = replace(
 TINY_QWEN3_5_MOE = replace(
     TINY_DEEPSEEK_V3,
     name="tiny-qwen3_5-moe",
-    model=qwen3_5.Qwen3_5,
+    model=Qwen3_5,
     config=replace(
         TINY_QWEN3_5.config,
         vocab_size=VOCABULARY,

@@ -5,7 +5,7 @@ What changes is the size and how long is trained; data, stages and evidence are 
 
 from dataclasses import replace
 
-from helpers.models import glm5, qwen3_5
+from helpers.models.configs import glm5, qwen3_5
 from helpers.training.indexers.dsa import dense_loss, is_indexer, sparse_loss, warm_up_loss
 from helpers.training.losses import answers, drafts
 from helpers.zoo.recipe import Recipe
@@ -34,7 +34,7 @@ FULL_GLM5 = replace(
     task_models.TINY_GLM5,
     name="full-glm5",
     config=replace(
-        task_models.GLM5,
+        task_models.GLM5_SIZES,
         **LATENT,
         index_heads=8,
         index_dim=64,

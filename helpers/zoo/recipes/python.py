@@ -3,7 +3,8 @@
 from tokenizers import Tokenizer
 
 from helpers.data import Batches, batches, python_corpus
-from helpers.models import qwen3
+from helpers.models.configs import qwen3
+from helpers.models.qwen3 import Qwen3
 from helpers.training.train import Settings
 from helpers.zoo.evidence.python import LENGTH, of_python
 from helpers.zoo.recipe import Recipe, Stage
@@ -35,7 +36,7 @@ def python_stream(tokenizer: Tokenizer) -> Batches:
 
 TINY_QWEN3 = Recipe(
     name="tiny-qwen3",
-    model=qwen3.Qwen3,
+    model=Qwen3,
     config=CONFIG,
     tokenizer=python_tokenizer,
     stages=(

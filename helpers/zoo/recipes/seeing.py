@@ -8,7 +8,8 @@ from tokenizers import AddedToken, Tokenizer
 from torch import nn
 
 from helpers.data.digits import PICTURE, Pictures, Shown, numbers, shown
-from helpers.models import kimi_k25
+from helpers.models.configs import kimi_k25
+from helpers.models.kimi_k25 import KimiK25
 from helpers.shapes import Float, Tensor
 from helpers.training.losses import answers_of
 from helpers.training.train import Settings
@@ -104,7 +105,7 @@ def by_nats(model: nn.Module, tokenizer: Tokenizer) -> float:
 
 TINY_KIMI_K25 = Recipe(
     name="tiny-kimi-k2_5",
-    model=kimi_k25.KimiK25,
+    model=KimiK25,
     config=kimi_k25.Config(
         # As Kimi K2's text model is DeepSeek-V3's with other sizes.
         text=replace(V3, vocab_size=258, num_experts=8, expert_width=32, context=128, num_drafters=0),

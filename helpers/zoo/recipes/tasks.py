@@ -14,8 +14,10 @@ from helpers.data import tasks
 from helpers.data.tasks import Example, Phase, TaskBatches
 from helpers.functions import exchange
 from helpers.layers.delta import additive_rule
-from helpers.models import deepseek_v4, glm5, qwen3_5
-from helpers.models.configs import deepseek_v4 as deepseek_v4_config
+from helpers.models.configs import deepseek_v4, glm5, qwen3_5
+from helpers.models.deepseek_v4 import DeepSeekV4
+from helpers.models.glm5 import GLM5
+from helpers.models.qwen3_5 import Qwen3_5
 from helpers.training.indexers.csa import all_entries_loss, chosen_entries_loss, entry_warm_up_loss
 from helpers.training.indexers.dsa import dense_loss, is_indexer, sparse_loss, warm_up_loss
 from helpers.training.losses import answers
@@ -122,7 +124,7 @@ def _said(lengths: dict[int, int]) -> str:
 
 
 LENGTHS = {32: 600, SHORT: 300, 128: 300, 256: 300, LONGEST: 400}
-GLM5 = glm5.Config(
+GLM5_SIZES = glm5.Config(
     vocab_size=VOCABULARY,
     width=96,
     num_blocks=3,
@@ -152,8 +154,8 @@ SPARSE = stage("sparse", {LONGEST: 250}, 3, 1e-3, loss=sparse_loss, balance=1e-3
 
 TINY_GLM5 = Recipe(
     name="tiny-glm5",
-    model=glm5.GLM5,
-    config=GLM5,
+    model=GLM5,
+    config=GLM5_SIZES,
     tokenizer=task_tokenizer,
     stages=(DENSE, WARM_UP, SPARSE),
     evidence=of_tasks,
@@ -164,7 +166,7 @@ TINY_GLM5 = Recipe(
 TINY_GLM5_DENSE = replace(
     TINY_GLM5,
     name="tiny-glm5-dense",
-    config=replace(GLM5, index_k=LONGEST),
+    config=replace(GLM5_SIZES, index_k=LONGEST),
     stages=(
         replace(DENSE, made_by="tiny-glm5"),
         stage("dense, on", {LONGEST: 250}, 3, 1e-3, loss=dense_loss, trains=not_an_indexer, balance=1e-3),
@@ -175,7 +177,7 @@ TINY_GLM5_DENSE = replace(
 
 TINY_QWEN3_5 = Recipe(
     name="tiny-qwen3_5",
-    model=qwen3_5.Qwen3_5,
+    model=Qwen3_5,
     config=qwen3_5.Config(
         vocab_size=VOCABULARY,
         width=96,
@@ -203,9 +205,9 @@ TINY_QWEN3_5 = Recipe(
 )
 
 
-def adding_qwen3_5(config: qwen3_5.Config) -> qwen3_5.Qwen3_5:
+def adding_qwen3_5(config: qwen3_5.Config) -> Qwen3_5:
     """Qwen3.5 whose memory only adds: an ablation, which no other library reads."""
-    model = qwen3_5.Qwen3_5(config)
+    model = Qwen3_5(config)
     for block in model.blocks:
         if block.delta:
             exchange(block.delta, {"one_token": additive_rule, "many_tokens": additive_rule})
@@ -218,18 +220,18 @@ TINY_QWEN3_5 = replace(TINY_QWEN3_5, beside=("qwen3_5-adding",))
 FEWER = {32: 600, SHORT: 300, 128: 200, 256: 150, LONGEST: 200}  # a step takes twice as long as another model's
 TINY_DEEPSEEK_V4 = Recipe(
     name="tiny-deepseek-v4",
-    model=deepseek_v4.DeepSeekV4,
-    config=deepseek_v4_config.Config(
+    model=DeepSeekV4,
+    config=deepseek_v4.Config(
         vocab_size=VOCABULARY,
         width=96,
         num_blocks=4,
         layer_kinds=(
-            deepseek_v4_config.WINDOW,
-            deepseek_v4_config.WINDOW,
-            deepseek_v4_config.SPARSE,
-            deepseek_v4_config.HEAVY,
+            deepseek_v4.WINDOW,
+            deepseek_v4.WINDOW,
+            deepseek_v4.SPARSE,
+            deepseek_v4.HEAVY,
         ),
-        router_kinds=(deepseek_v4_config.HASHED, *(deepseek_v4_config.LEARNED,) * 3),
+        router_kinds=(deepseek_v4.HASHED, *(deepseek_v4.LEARNED,) * 3),
         num_heads=4,
         head_dim=64,
         rotary_dim=16,

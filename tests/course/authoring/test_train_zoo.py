@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from course.authoring import train_zoo
 from helpers.data import Corpus, batches
-from helpers.models.qwen3 import Config
+from helpers.models.configs.qwen3 import Config
 from helpers.training.train import Settings
 from helpers.zoo import read_card
 from helpers.zoo.evidence import python

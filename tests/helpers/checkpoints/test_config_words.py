@@ -23,9 +23,8 @@ from helpers.checkpoints import CheckpointError, load
 from helpers.checkpoints.families import CONFIG_NAMES, FAMILIES
 from helpers.checkpoints.folder import CONFIG
 from helpers.config_words import BESIDE, CONTEXT, INSIDE
-from helpers.models import deepseek_v32, glm5, kimi_k25, published, qwen3, qwen3_5
-from helpers.models.configs import deepseek_v3 as deepseek_v3_config
-from helpers.models.configs import deepseek_v4
+from helpers.models import published
+from helpers.models.configs import deepseek_v3, deepseek_v4, deepseek_v32, glm5, kimi_k25, qwen3, qwen3_5
 from helpers.vision import moonvit
 from helpers.vision import qwen3_5 as tower
 
@@ -40,7 +39,7 @@ READ = {"rope_scaling", "rope_parameters", "type", "architectures", "layer_types
 READ |= {"text_config", "vision_config", "mlp_layer_types", "compress_rates", "projection_hidden_size"}
 READ |= {"index_topk_freq", "index_topk_pattern", "index_skip_topk_offset", "full_attention_interval", CONTEXT}
 READ |= {"num_hash_layers", "compress_ratios", "sliding_window", "head_dim", "num_key_value_heads", *BESIDE, *INSIDE}
-TABLES = (qwen3, qwen3_5, deepseek_v3_config, deepseek_v32, glm5, deepseek_v4, tower, moonvit)
+TABLES = (qwen3, qwen3_5, deepseek_v3, deepseek_v32, glm5, deepseek_v4, tower, moonvit)
 for table in TABLES:
     READ |= {*table.ONLY, *getattr(table, "OTHER_NAMES", {})}
 READ |= {name for names in CONFIG_NAMES.values() for name in names.values()} | {*published.EVERYWHERE, *kimi_k25.OLDER}

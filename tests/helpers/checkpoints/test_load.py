@@ -17,7 +17,8 @@ from helpers import zoo
 from helpers.checkpoints import CheckpointError, load, resolve, safetensors, save
 from helpers.checkpoints import packed as stored
 from helpers.checkpoints.folder import CONFIG, INDEX, SINGLE
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 
 SIZES = {
     "vocab_size": 61,

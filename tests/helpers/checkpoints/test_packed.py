@@ -13,7 +13,8 @@ from course.parity.configs import CONFIGS
 from helpers.checkpoints import CheckpointError, load, save
 from helpers.checkpoints.folder import CONFIG, SINGLE
 from helpers.checkpoints.packed import Files
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 from helpers.quant.formats.floats import pack_fp8, unpack_fp8
 from helpers.quant.formats.fp4 import pack_fp4, unpack_fp4
 from helpers.quant.formats.integers import unpack_int4

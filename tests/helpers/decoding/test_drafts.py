@@ -8,7 +8,8 @@ from helpers.checkpoints import load
 from helpers.decoding.drafts import MTP, NGram, SmallModel, followers
 from helpers.decoding.sampling import probabilities
 from helpers.generate import generate
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 from helpers.training.train import initialise
 
 

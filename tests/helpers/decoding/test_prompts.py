@@ -15,7 +15,8 @@ from helpers import zoo
 from helpers.checkpoints import load, resolve
 from helpers.decoding.prompts import read_prompt
 from helpers.generate import generate
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 from helpers.quant.model import quantise
 from helpers.training.train import initialise
 
@@ -137,7 +138,8 @@ WRONG = """
 import numpy, torch
 from helpers.generate import generate
 from helpers.decoding.drafts import NGram
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 from helpers.decoding.speculative import speculate
 
 model = Qwen3(Config(53, 16, 1, 2, 1, 8, 24)).eval()

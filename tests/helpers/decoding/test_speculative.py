@@ -17,7 +17,8 @@ from helpers.decoding.request import Interrupted
 from helpers.decoding.sampling import probabilities
 from helpers.decoding.speculative import accept, certain, residual, speculate
 from helpers.generate import generate
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 from helpers.training.train import initialise
 
 P = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4], [0.25, 0.05, 0.4, 0.3]])  # the target's, three places

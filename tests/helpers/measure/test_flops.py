@@ -10,9 +10,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from helpers.measure import StepFlops, count_elements, count_flops, training_flops, training_flops_per_token
-from helpers.models import deepseek_v3, deepseek_v4, deepseek_v32, glm5, kimi_k25, qwen3, qwen3_5
+from helpers.models.configs import deepseek_v3, deepseek_v4, deepseek_v32, glm5, kimi_k25, qwen3, qwen3_5
 from helpers.models.configs.deepseek_v4 import HASHED, HEAVY, LEARNED, SPARSE, WINDOW
-from helpers.models.qwen3_5 import ATTENTION, DELTA
+from helpers.models.configs.qwen3_5 import ATTENTION, DELTA
+from helpers.models.deepseek_v3 import DeepSeekV3
+from helpers.models.deepseek_v4 import DeepSeekV4
+from helpers.models.deepseek_v32 import DeepSeekV32
+from helpers.models.glm5 import GLM5
+from helpers.models.kimi_k25 import KimiK25
+from helpers.models.qwen3 import Qwen3
+from helpers.models.qwen3_5 import Qwen3_5
 from helpers.vision import moonvit
 
 LENGTHS = pytest.mark.parametrize("length", [2, 31, 33, 70])  # at 1 torch adds where it could multiply matrices
@@ -32,7 +39,7 @@ SPARSE_SIZES = dict(
     expert_width=10, num_shared=1,
 )  # fmt: skip
 V32 = deepseek_v32.Config(**SPARSE_SIZES)
-GLM5 = glm5.Config(**SPARSE_SIZES, indexers=(glm5.FULL, glm5.SHARED, glm5.FULL))
+GLM = glm5.Config(**SPARSE_SIZES, indexers=(glm5.FULL, glm5.SHARED, glm5.FULL))
 QWEN3_5 = qwen3_5.Config(
     vocab_size=97, width=32, num_blocks=3, layer_kinds=(DELTA, ATTENTION, DELTA), num_heads=4, num_kv_heads=2,
     head_dim=16, delta_key_heads=2, delta_value_heads=4, delta_key_dim=8, delta_value_dim=6, conv_width=4,
@@ -63,7 +70,7 @@ def apart(model: nn.Module, mark: str) -> int:
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_dense_model_costs_what_the_formula_says(length, tied):
     c = QWEN3 if not tied else qwen3.Config(**{**vars(QWEN3), "tied": True})
-    model = qwen3.Qwen3(c)
+    model = Qwen3(c)
     forward = 2 * matrices(model) * length + c.num_blocks * c.num_heads * 2 * length**2 * 2 * c.head_dim
     assert training_flops(model, length) == StepFlops(forward, 2 * forward, length)
 
@@ -71,7 +78,7 @@ def test_a_dense_model_costs_what_the_formula_says(length, tied):
 @LENGTHS
 def test_of_the_experts_only_those_that_are_chosen_cost(length):
     c = V3
-    model = deepseek_v3.DeepSeekV3(c)
+    model = DeepSeekV3(c)
     used = 2 * (matrices(model, used=Fraction(3, 8)) - matrices(model, "drafters", Fraction(3, 8)))
     pair = c.num_heads * 2 * (c.head_dim + c.rotary_dim + c.value_dim)
     forward = used * length + c.num_blocks * pair * length**2
@@ -80,7 +87,7 @@ def test_of_the_experts_only_those_that_are_chosen_cost(length):
 
 def test_a_drafter_costs_when_the_loss_asks_it():
     c, length = V3, 33
-    model = deepseek_v3.DeepSeekV3(c)
+    model = DeepSeekV3(c)
 
     def with_draft(model, ids):
         hidden = model.read(ids[:, :-1])
@@ -101,7 +108,7 @@ def blocks_of_queries(length: int, keys) -> int:
 
 
 @LENGTHS
-@pytest.mark.parametrize(("config", "family"), [(V32, deepseek_v32.DeepSeekV32), (GLM5, glm5.GLM5)])
+@pytest.mark.parametrize(("config", "family"), [(V32, DeepSeekV32), (GLM, GLM5)])
 def test_sparse_attention_costs_its_choice_and_an_indexer_without_gradient(length, config, family):
     c, model = config, family(config)
     indexers = sum(block.attention.indexer is not None for block in model.blocks)
@@ -114,7 +121,7 @@ def test_sparse_attention_costs_its_choice_and_an_indexer_without_gradient(lengt
 
 @pytest.mark.parametrize("length", [31, 33, 70, 128])
 def test_the_delta_rule_costs_its_chunks_its_system_and_its_convolution(length):
-    c, model = QWEN3_5, qwen3_5.Qwen3_5(QWEN3_5)
+    c, model = QWEN3_5, Qwen3_5(QWEN3_5)
     chunk = min(64, length)
     chunks, heads, layers = -(-length // chunk), c.delta_value_heads, c.layer_kinds.count(DELTA)
     key, value = c.delta_key_dim, c.delta_value_dim
@@ -132,7 +139,7 @@ def test_the_delta_rule_costs_its_chunks_its_system_and_its_convolution(length):
 
 @LENGTHS
 def test_entries_windows_and_streams_cost_what_the_formula_says(length):
-    c, model = V4, deepseek_v4.DeepSeekV4(V4)
+    c, model = V4, DeepSeekV4(V4)
     index, twice = 0, 2 * matrices(model, used=Fraction(2, 6)) * length - apart(model, "indexer") * length
     twice += 2 * c.num_blocks * 2 * c.num_streams**2 * c.width * length  # streams mixed, twice a block
     for kind in c.layer_kinds:
@@ -153,11 +160,11 @@ def test_entries_windows_and_streams_cost_what_the_formula_says(length):
 def test_a_model_that_sees_costs_on_text_what_its_text_model_costs():
     vision = moonvit.Config(24, 2, 2, 40, patch_side=4, grid_height=5, grid_width=5)
     text = deepseek_v3.Config(**{**vars(V3), "num_drafters": 0})
-    seeing = kimi_k25.KimiK25(kimi_k25.Config(text, vision, image_token=7))
-    assert training_flops(seeing, 33) == training_flops(deepseek_v3.DeepSeekV3(text), 33)
+    seeing = KimiK25(kimi_k25.Config(text, vision, image_token=7))
+    assert training_flops(seeing, 33) == training_flops(DeepSeekV3(text), 33)
 
 
-@pytest.mark.parametrize("make", [lambda: deepseek_v3.DeepSeekV3(V3), lambda: glm5.GLM5(GLM5)])
+@pytest.mark.parametrize("make", [lambda: DeepSeekV3(V3), lambda: GLM5(GLM)])
 def test_other_tokens_and_more_texts_cost_the_same_a_token(make):
     model, length = make(), 40
     ids = torch.randint(97, (3, length + 1), generator=torch.Generator().manual_seed(0))
@@ -168,7 +175,7 @@ def test_other_tokens_and_more_texts_cost_the_same_a_token(make):
 
 
 def test_frozen_weights_cost_no_gradient_of_their_own():
-    model = qwen3.Qwen3(QWEN3)
+    model = Qwen3(QWEN3)
     model.requires_grad_(False)
     model.head.weight.requires_grad_(True)
     c, length = QWEN3, 33
@@ -177,7 +184,7 @@ def test_frozen_weights_cost_no_gradient_of_their_own():
 
 
 def test_counting_leaves_no_gradient_and_changes_no_weight():
-    model = qwen3.Qwen3(QWEN3)
+    model = Qwen3(QWEN3)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     training_flops(model, 5)
     assert all(weight.grad is None for weight in model.parameters())
@@ -252,6 +259,6 @@ def test_elements_are_those_that_no_formula_counts():
 
 @pytest.mark.parametrize(("length", "frozen", "said"), [(0, False, "1 token or more"), (3, True, "requires_grad")])
 def test_what_cannot_be_counted_is_said(length, frozen, said):
-    model = qwen3.Qwen3(QWEN3).requires_grad_(not frozen)
+    model = Qwen3(QWEN3).requires_grad_(not frozen)
     with pytest.raises(ValueError, match=said):
         training_flops(model, length)

@@ -13,7 +13,8 @@ from transformers.modeling_layers import MtpModel
 import helpers.facts
 from helpers.compare import assert_close, causality_probe, max_error, tolerance
 from helpers.layers.rope import Yarn
-from helpers.models.deepseek_v3 import CONFIG_NAMES, COPIES, NAMES, Config, DeepSeekV3, from_hf, published_name
+from helpers.models.configs.deepseek_v3 import CONFIG_NAMES, COPIES, NAMES, Config, from_hf, published_name
+from helpers.models.deepseek_v3 import DeepSeekV3
 
 SMALL = Config(
     vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,

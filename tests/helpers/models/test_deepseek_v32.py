@@ -4,7 +4,8 @@ import pytest
 from support.dsa_sizes import MODELS, V32
 from support.random_models import apart, reference
 
-from helpers.models.deepseek_v32 import DeepSeekV32, from_hf, published_name
+from helpers.models.configs.deepseek_v32 import from_hf, published_name
+from helpers.models.deepseek_v32 import DeepSeekV32
 
 SMALL, ODD, DENSE = (sizes for kind, sizes in MODELS.values() if kind == V32)
 CONFIGS = pytest.mark.parametrize("sizes", [SMALL, ODD, DENSE], ids=["groups", "odd, yarn", "no experts, top 1"])

@@ -13,7 +13,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from helpers.compare import causality_probe, max_error, relative_rms
 from helpers.layers.ragged import Rows, arrange
 from helpers.layers.rope import Yarn
-from helpers.models.configs import deepseek_v4 as deepseek_v4_config
+from helpers.models.configs import deepseek_v4
 from helpers.models.configs.deepseek_v4 import (
     FLASH,
     HASHED,
@@ -358,7 +358,7 @@ def test_the_config_is_read_as_transformers_writes_it(config):
 
 
 def published_flash() -> dict:
-    folder = Path(deepseek_v4_config.__file__).parents[2] / "facts" / "configs"
+    folder = Path(deepseek_v4.__file__).parents[2] / "facts" / "configs"
     return json.loads((folder / "deepseek_v4-flash.json").read_text("utf-8"))["config"]
 
 

@@ -7,7 +7,7 @@ from support.random_models import apart, by_our_names, ours_from, padded, placed
 
 from helpers.compare import assert_close, causality_probe
 from helpers.layers.rope import rotate, rotate_neighbours
-from helpers.models.glm5 import FULL, SHARED
+from helpers.models.configs.glm5 import FULL, SHARED
 
 EVERY = pytest.mark.parametrize("name", MODELS)
 ONE_A_FAMILY = pytest.mark.parametrize("name", ["V3.2, groups", "GLM-5.2, IndexShare"])

@@ -7,7 +7,7 @@ from support.random_models import ours_from, reference, tokens
 from transformers import GlmMoeDsaConfig
 
 from helpers.compare import assert_close
-from helpers.models.glm5 import FULL, SHARED, from_hf, published_name
+from helpers.models.configs.glm5 import FULL, SHARED, from_hf, published_name
 
 SMALL, SHARE = MODELS["GLM-5"][1], MODELS["GLM-5.2, IndexShare"][1]
 

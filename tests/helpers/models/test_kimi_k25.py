@@ -10,7 +10,8 @@ from support.with_images import patterns
 from transformers import AutoConfig, Kimi_K25Config, Kimi_K25ForConditionalGeneration
 
 from helpers.compare import max_error, relative_rms
-from helpers.models.kimi_k25 import NAMES, OLDER, Config, KimiK25, from_hf, published_name
+from helpers.models.configs.kimi_k25 import NAMES, OLDER, Config, from_hf, published_name
+from helpers.models.kimi_k25 import KimiK25
 from helpers.planning import plan
 from helpers.vision import moonvit
 

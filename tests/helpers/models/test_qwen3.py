@@ -8,7 +8,8 @@ from support.random_models import padded, placed, tokens, watched
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from helpers.compare import assert_close, causality_probe, max_error, tolerance
-from helpers.models.qwen3 import CONFIG_NAMES, NAMES, Config, Qwen3, from_hf, published_name
+from helpers.models.configs.qwen3 import CONFIG_NAMES, NAMES, Config, from_hf, published_name
+from helpers.models.qwen3 import Qwen3
 
 SMALL = Config(vocab_size=97, width=32, num_blocks=3, num_heads=4, num_kv_heads=2, head_dim=8, mlp_width=48)
 ODD = Config(vocab_size=61, width=33, num_blocks=2, num_heads=6, num_kv_heads=2, head_dim=10, mlp_width=31, tied=False)

@@ -12,18 +12,18 @@ from helpers.compare import assert_close, causality_probe, max_error, relative_r
 from helpers.generate import generate
 from helpers.layers.ragged import arrange
 from helpers.layers.rope import angles, angles_of_axes, axis_of, frequencies
-from helpers.models.qwen3_5 import (
+from helpers.models.configs.qwen3_5 import (
     ATTENTION,
     CONFIG_NAMES,
     DELTA,
     EXPERTS,
     NAMES,
     Config,
-    Qwen3_5,
     from_hf,
     names,
     published_name,
 )
+from helpers.models.qwen3_5 import Qwen3_5
 from helpers.moe.router import softmax_top_k
 from helpers.planning import plan
 from helpers.reference import with_cache

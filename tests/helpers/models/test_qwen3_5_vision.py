@@ -13,7 +13,8 @@ from transformers import (
 
 from helpers.compare import assert_close, max_error
 from helpers.layers.ragged import arrange
-from helpers.models.qwen3_5_vision import NAMES, Config, Qwen3_5Vision, from_hf, places, published_name
+from helpers.models.configs.qwen3_5_vision import NAMES, Config, from_hf, published_name
+from helpers.models.qwen3_5_vision import Qwen3_5Vision, places
 from helpers.planning import plan
 
 CONFIGS = QWEN3_5

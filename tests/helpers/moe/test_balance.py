@@ -9,7 +9,7 @@ from helpers.models.deepseek_v4 import DeepSeekV4
 from helpers.models.glm5 import GLM5
 from helpers.moe.balance import balance_loss, evenness, rebalance, watch_loads
 from helpers.training.train import initialise
-from helpers.zoo.recipes.tasks import GLM5 as SIZES
+from helpers.zoo.recipes.tasks import GLM5_SIZES as SIZES
 from helpers.zoo.recipes.tasks import TINY_DEEPSEEK_V4
 
 IDS = torch.arange(40).view(2, 20) % 31

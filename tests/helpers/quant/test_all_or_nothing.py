@@ -18,7 +18,8 @@ from helpers.checkpoints.quantised import load_quantised, save_quantised
 from helpers.compare import randn
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm, ZeroCentredNorm
-from helpers.models import qwen3
+from helpers.models.configs import qwen3
+from helpers.models.qwen3 import Qwen3
 from helpers.quant import audit
 from helpers.quant.backends import DYNAMIC, stored_as
 from helpers.quant.cache import Rule, packed_cache
@@ -63,7 +64,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 def small(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
     torch.manual_seed(seed)
     sizes = dict(vocab_size=128, width=128, num_blocks=3, num_heads=2, num_kv_heads=1, head_dim=64, mlp_width=128)
-    return qwen3.Qwen3(qwen3.Config(**sizes)).eval().to(dtype)
+    return Qwen3(qwen3.Config(**sizes)).eval().to(dtype)
 
 
 def spoil(layer: nn.Module, number: float) -> None:

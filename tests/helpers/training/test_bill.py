@@ -4,7 +4,8 @@ import pytest
 
 from helpers.facts import table
 from helpers.measure import training_flops
-from helpers.models import qwen3
+from helpers.models.configs import qwen3
+from helpers.models.qwen3 import Qwen3
 from helpers.planning.plan import plan, published
 from helpers.training.bill import (
     affordable_flops,
@@ -20,7 +21,7 @@ from helpers.training.bill import (
 @pytest.mark.parametrize("length", [2, 31, 33, 200])
 def test_six_n_and_three_times_attention_are_what_is_counted_in_a_dense_model(length):
     c = qwen3.Config(97, 32, 3, 6, 2, 10, 50, tied=True)
-    model = qwen3.Qwen3(c)
+    model = Qwen3(c)
     matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
     attention = attention_flops(c.num_blocks, c.num_heads, c.head_dim, c.head_dim, length)
     assert training_flops(model, length).per_token == six_nd(matrices, 1) + 3 * attention

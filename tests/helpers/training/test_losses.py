@@ -5,9 +5,10 @@ import torch
 from torch.nn import functional
 
 from helpers.data.tasks import Rows
-from helpers.models import qwen3_5
+from helpers.models.configs import qwen3_5
 from helpers.models.configs.deepseek_v3 import Config
 from helpers.models.deepseek_v3 import DeepSeekV3
+from helpers.models.qwen3_5 import Qwen3_5
 from helpers.moe.balance import balance_loss, watch_routers
 from helpers.training.losses import EVEN, REST, answers, answers_evenly, answers_of, drafts
 from helpers.training.train import initialise
@@ -71,7 +72,7 @@ def test_an_uneven_load_costs_and_its_gradient_reaches_the_router():
     torch.manual_seed(0)
     kinds = (qwen3_5.DELTA, qwen3_5.ATTENTION)
     sizes = {"num_experts": 4, "experts_per_token": 1, "expert_width": 8, "shared_width": 8, "sections": (1, 0, 0)}
-    model = qwen3_5.Qwen3_5(qwen3_5.Config(31, 16, 2, kinds, 2, 1, 8, 2, 2, 4, 4, 2, **sizes))
+    model = Qwen3_5(qwen3_5.Config(31, 16, 2, kinds, 2, 1, 8, 2, 2, 4, 4, 2, **sizes))
     initialise(model, 0, std=0.3)
     rows = rows_of(torch.randint(31, (2, 9), generator=torch.Generator().manual_seed(1)))
     with watch_routers(model) as logits:

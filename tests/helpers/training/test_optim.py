@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from helpers.measure import count_flops
-from helpers.models import qwen3
+from helpers.models.configs import qwen3
+from helpers.models.qwen3 import Qwen3
 from helpers.training.optim import AdamW, Muon, muon_and_adamw, orthogonalise, orthogonalise_flops, shape_scale
 
 SHAPES = [(1, 1), (5, 1), (1, 7), (31, 33), (33, 31), (16, 64)]
@@ -111,7 +112,7 @@ def test_the_step_of_muon_has_the_size_of_adamws_on_every_shape():
 
 
 def test_every_weight_of_a_model_is_moved_by_exactly_one_of_the_two():
-    model = qwen3.Qwen3(qwen3.Config(31, 16, 2, 2, 1, 8, 24, tied=False))
+    model = Qwen3(qwen3.Config(31, 16, 2, 2, 1, 8, 24, tied=False))
     muon, adamw = muon_and_adamw(model, 0.01)
     moved = [id(weight) for weight in (*muon.matrices, *adamw.weights)]
     assert sorted(moved) == sorted(id(weight) for weight in model.parameters())

@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from helpers.data import ask, cldr_facts, fact_line
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 from helpers.training.recall import padded, recalled, share_recalled
 from helpers.training.train import initialise
 from helpers.zoo.tokenizer import train_tokenizer

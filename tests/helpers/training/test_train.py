@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from helpers.data import batches
-from helpers.models.qwen3 import Config, Qwen3
+from helpers.models.configs.qwen3 import Config
+from helpers.models.qwen3 import Qwen3
 from helpers.training import train as training
 from helpers.training.train import Settings, bits_per_byte, initialise, learning_rate, train
 from helpers.zoo.tokenizer import token_row, train_tokenizer

@@ -7,11 +7,11 @@ import torch
 
 from helpers.training.indexers.dsa import is_indexer
 from helpers.zoo.follow import begin, follow
-from helpers.zoo.recipes.tasks import GLM5, TINY_GLM5, TINY_GLM5_DENSE, TINY_QWEN3_5, stage
+from helpers.zoo.recipes.tasks import GLM5_SIZES, TINY_GLM5, TINY_GLM5_DENSE, TINY_QWEN3_5, stage
 
 SHORT = [stage(s.name, {32: 3}, n, 4e-3, loss=s.loss, trains=s.trains) for n, s in enumerate(TINY_GLM5.stages)]
 FIRST = replace(TINY_QWEN3_5.stages[0].settings, steps=60)
-RECIPE = replace(TINY_GLM5, config=replace(GLM5, width=32, index_k=6), stages=tuple(SHORT))
+RECIPE = replace(TINY_GLM5, config=replace(GLM5_SIZES, width=32, index_k=6), stages=tuple(SHORT))
 TWIN = replace(
     RECIPE,
     name="twin",

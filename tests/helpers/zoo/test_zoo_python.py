@@ -14,7 +14,8 @@ from helpers.compare import assert_close, tolerance
 from helpers.data import python_corpus
 from helpers.generate import generate
 from helpers.measure.sockets import watch_sockets
-from helpers.models.qwen3 import Qwen3, from_hf, published_name
+from helpers.models.configs.qwen3 import from_hf, published_name
+from helpers.models.qwen3 import Qwen3
 from helpers.training.train import bits_per_byte, initialise
 from helpers.zoo.evidence import python
 

@@ -10,7 +10,8 @@ from torch import nn
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.compare import assert_close, kl, randn
-from helpers.models import qwen3
+from helpers.models.configs import qwen3
+from helpers.models.qwen3 import Qwen3
 from helpers.quant.formats.integers import from_codes, grid_of, round_to
 from helpers.quant.methods.calibrate import calibrate, to_nearest, with_awq, with_gptq
 from helpers.quant.methods.gptq import gptq
@@ -23,7 +24,7 @@ FAMILIES = ["tiny-qwen3", "tiny-qwen3_5", "tiny-qwen3_5-moe", "tiny-deepseek-v3"
 def small_qwen3(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     sizes = dict(vocab_size=50, width=16, num_blocks=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_width=24)
-    return qwen3.Qwen3(qwen3.Config(**sizes)).eval()
+    return Qwen3(qwen3.Config(**sizes)).eval()
 
 
 def ids(vocab: int, seed: int = 0) -> torch.Tensor:

@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional
 
 from helpers.compare import assert_close, causality_probe, max_error, tolerance
-from helpers.models import glm5, qwen3
+from helpers.models.configs import glm5, qwen3
+from helpers.models.glm5 import GLM5
+from helpers.models.qwen3 import Qwen3
 from helpers.training.indexers.budgets import (
     Seen,
     at_random,
@@ -35,12 +37,12 @@ def tiny(family: str) -> torch.nn.Module:
         config = qwen3.Config(
             vocab_size=50, width=32, num_blocks=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_width=48
         )
-        model = qwen3.Qwen3(config)
+        model = Qwen3(config)
     else:
         sizes = dict(width=32, num_blocks=3, num_dense_blocks=3, num_heads=4, query_rank=24, latent_width=16)
         sizes |= dict(head_dim=8, rotary_dim=8, value_dim=8, index_heads=18, index_dim=16, index_k=K, mlp_width=48)
         sizes |= dict(num_experts=2, experts_per_token=1, expert_width=8, num_shared=1)
-        model = glm5.GLM5(glm5.Config(vocab_size=50, indexers=(glm5.FULL, glm5.FULL, glm5.SHARED), **sizes))
+        model = GLM5(glm5.Config(vocab_size=50, indexers=(glm5.FULL, glm5.FULL, glm5.SHARED), **sizes))
     for weight in model.parameters():
         torch.nn.init.normal_(weight, mean=float(weight.dim() == 1), std=0.3)
     return model.eval()
@@ -54,7 +56,7 @@ FAMILIES = pytest.mark.parametrize("family", ["qwen3", "glm5"])
 
 
 def dense(model: torch.nn.Module, token_ids: torch.Tensor) -> torch.Tensor:
-    return dense_logits(model, token_ids) if isinstance(model, glm5.GLM5) else model(token_ids)
+    return dense_logits(model, token_ids) if isinstance(model, GLM5) else model(token_ids)
 
 
 # --- the choice

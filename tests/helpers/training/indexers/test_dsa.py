@@ -18,7 +18,7 @@ from helpers.training.indexers.dsa import (
     warm_up_loss,
 )
 from helpers.training.train import initialise, train_only
-from helpers.zoo.recipes.tasks import GLM5 as SIZES
+from helpers.zoo.recipes.tasks import GLM5_SIZES as SIZES
 
 IDS = torch.randint(31, (2, 40), generator=torch.Generator().manual_seed(0))
 ROWS = Rows(IDS, torch.ones_like(IDS).bool(), torch.ones_like(IDS).bool())
