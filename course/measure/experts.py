@@ -98,7 +98,7 @@ def layers(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[nn.Mod
     )
     with device:
         theirs = parts_of(Qwen3_5MoeTextModel, "Qwen3_5MoeExperts")[0](config).to(dtype).eval()
-    both = {"gate_up_proj": torch.cat([ours.gate, ours.up], dim=1), "down_proj": ours.down}
+    both = {"gate_up_proj": ours.gate_up, "down_proj": ours.down}
     theirs.load_state_dict({name: weight.detach() for name, weight in both.items()})
     return theirs, ours, SwiGLU(size.width, size.chosen * size.hidden).to(device, dtype).eval()
 
@@ -195,7 +195,7 @@ def four_bits_case(device: torch.device, size: Size = QWEN, tokens: tuple[int, .
 
 def in_one_piece(stacks: Stacks) -> Stacks:
     """Without the gradient that a parameter would ask for."""
-    return Stacks(*(stack.detach() for stack in stacks[:3]), stacks.limit)
+    return Stacks(stacks.gate_up.detach(), stacks.down.detach(), stacks.limit)
 
 
 def capturable(call: Run, device: torch.device) -> bool:

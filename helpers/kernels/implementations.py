@@ -18,10 +18,14 @@ from helpers.kernels import delta_rule, rms_norm
 from helpers.kernels.attention import block_sparse, flash, index_scores, mla_decode, sparse_attention, top_k
 from helpers.kernels.launch import may_ask
 from helpers.kernels.quant import experts
+from helpers.kernels.quant.backends import GPU
+from helpers.kernels.quant.dequantise import FORMATS
 from helpers.layers import attention, delta, dsa, mla, norm
 from helpers.layers import block_sparse as readable_blocks
 from helpers.layers.delta import GatedDeltaNet
 from helpers.moe import dispatch
+from helpers.moe.dispatch import AnyExperts
+from helpers.quant.experts import QuantisedExperts
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
@@ -87,6 +91,27 @@ def attend_chosen(
     return sparse_attention.attend_chosen(query, q_rope, *cached, w_uk, w_uv, chosen, scale)
 
 
+def dispatched(
+    x: Float[Tensor, "tokens D"],
+    indices: Int[Tensor, "tokens A"],
+    weights: Float[Tensor, "tokens A"],
+    given: AnyExperts,
+) -> Float[Tensor, "tokens D"]:
+    """``experts.dispatched`` of plain experts, and of packed ones whose matrices lie as kernels read them; of others
+    the readable function, which still multiplies each matrix in the way that it has."""
+    if isinstance(given, QuantisedExperts) and _laid_for_kernels(given):
+        matrices = given.gate.tensors(), given.up.tensors(), given.down.tensors()
+        given = experts.PackedStacks(given.down.name, *matrices, given.limit)
+    if not isinstance(given, dispatch.Stacks | experts.PackedStacks):
+        return dispatch.dispatched(x, indices, weights, given)
+    return experts.dispatched(x.contiguous(), indices, weights, given)
+
+
+def _laid_for_kernels(given: QuantisedExperts) -> bool:
+    packed = given.gate, given.up, given.down
+    return all(one.name in FORMATS and one.way is GPU[one.name] for one in packed)
+
+
 def _too_wide_a_row(layer: Layer) -> str | None:
     width = len(layer.weight)
     return f"rows of {width} numbers; {rms_norm.WIDEST} fit one program" if width > rms_norm.WIDEST else None
@@ -126,7 +151,7 @@ TABLE = (
     row(dsa.select_tokens, top_k.select_tokens),
     Implementation(dsa.attend_chosen, attend_chosen),
     row(delta.chunked_delta_rule, delta_rule.chunked_delta_rule, _too_wide_a_head),
-    row(dispatch.dispatched, experts.dispatched),
+    Implementation(dispatch.dispatched, dispatched),
 )
 KERNELS = {one.readable: one for one in TABLE}
 READABLE = {one.kernel: one.readable for one in TABLE}

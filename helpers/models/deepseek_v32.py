@@ -21,7 +21,8 @@ from helpers.layers.ragged import arrange, known
 from helpers.layers.rope import angles_of_yarn, frequencies, rotate
 from helpers.models.configs.deepseek_v32 import Config
 from helpers.models.text_only import text_only
-from helpers.moe.moe_layer import MoE, RouterConfig
+from helpers.moe.moe_layer import sigmoid_moe
+from helpers.moe.routers import RouterConfig
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
@@ -38,9 +39,9 @@ class Block(nn.Module):
         indexer = Indexer(c.width, c.query_rank, c.index_heads, c.index_dim, c.rotary_dim, c.index_k, rotate)
         self.attention = SparseAttention(mla, indexer)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon)
-        choice = RouterConfig(c.experts_per_token, c.num_groups, c.kept_groups, c.routed_scale, c.normalised)
+        router = RouterConfig(c.experts_per_token, c.num_groups, c.groups_per_token, c.routed_scale, c.normalised)
         experts = (c.expert_width, c.num_experts, c.num_shared)
-        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else MoE(c.width, *experts, choice)
+        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else sigmoid_moe(c.width, *experts, router)
 
     def forward(
         self,

@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from helpers.moe.experts import Experts
-from helpers.moe.moe_layer import Router
-from helpers.precision import at_least_float32
+from helpers.moe.routers import WideLinear
 from helpers.quant.backends import Ways, stored_as
 from helpers.quant.cpu import CPU
-from helpers.quant.experts import QuantisedExperts, QuantisedRouter
+from helpers.quant.experts import QuantisedExperts
 from helpers.quant.formats.blocks import check_numbers
 from helpers.quant.formats.named import format_of
 from helpers.quant.linear import Pack, Packed, QuantisedEmbedding, QuantisedLinear, packing
@@ -24,8 +23,8 @@ KEPT = ("router", "head", "embedding", "vision")  # small parts that suffer most
 PACKED = {
     nn.Linear: QuantisedLinear,
     nn.Embedding: QuantisedEmbedding,
+    WideLinear: QuantisedLinear,
     Experts: QuantisedExperts,
-    Router: QuantisedRouter,
 }
 
 
@@ -98,16 +97,15 @@ def put(model: nn.Module, at: str, layer: nn.Module) -> None:
 def products(model: nn.Module) -> Iterator[tuple[str, Packed, torch.dtype]]:
     """The packed matrices that tokens are multiplied with, by name, and the dtype of those tokens.
 
-    A table of embeddings is looked up, and multiplies none. A router takes its tokens in float32 at least.
+    A table of embeddings is looked up, and multiplies none.
     """
     dtype = _dtype(model)
     for at, owner in model.named_modules():
         if isinstance(owner, QuantisedEmbedding):
             continue
-        exact = isinstance(owner, QuantisedRouter)
         for leaf, part in owner.named_children():
             if isinstance(part, Packed):
-                yield f"{at}.{leaf}".lstrip("."), part, at_least_float32(dtype) if exact else dtype
+                yield f"{at}.{leaf}".lstrip("."), part, dtype
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from helpers.moe.experts import Experts
-from helpers.moe.moe_layer import Router
+from helpers.moe.routers import WideLinear
 from helpers.quant.linear import Packed
 from helpers.shapes import Tensor
 
@@ -25,7 +25,7 @@ PARTS: dict[str, tuple[Collection[str], str]] = {
     "drafter": (("join",), "what joins a text and its next token in a drafter"),
 }
 REST = "norms and the rest"  # never packed: norms, biases, sinks, convolutions, mixing of streams
-PLAIN = (nn.Linear, nn.Embedding, Experts, Router)
+PLAIN = (nn.Linear, nn.Embedding, WideLinear, Experts)
 
 
 def part_of(name: str) -> str:
@@ -60,7 +60,7 @@ def layers_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def weights_of(layer: nn.Module) -> list[Tensor]:
-    """What a format would pack."""
+    """The matrices, and stacks of them, that a format would pack."""
     return [layer.gate, layer.up, layer.down] if isinstance(layer, Experts) else [layer.weight]
 
 
@@ -88,11 +88,12 @@ class Held:
 def held_by_part(model: nn.Module) -> dict[str, Held]:
     """What each part of the model holds, the largest first. Built in lesson `quantise_moe`."""
     held: dict[str, Held] = {}
-    known = {id(tensor) for _, layer in layers_of(model) for tensor in weights_of(layer)}
+    plain = {name for name, _ in layers_of(model)}
     packed = {name: module for name, module in model.named_modules() if isinstance(module, Packed)}
     for name, matrices in packed.items():
         held.setdefault(part_of(name), Held()).add_packed(matrices)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name.rpartition(".")[0] not in packed and tensor.numel():
-            held.setdefault(part_of(name) if id(tensor) in known else REST, Held()).add(tensor)
+        layer, _, leaf = name.rpartition(".")
+        if layer not in packed and tensor.numel():
+            held.setdefault(part_of(name) if layer in plain and leaf != "bias" else REST, Held()).add(tensor)
     return dict(sorted(held.items(), key=lambda pair: -pair[1].bytes))

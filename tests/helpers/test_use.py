@@ -26,6 +26,7 @@ from helpers.layers.block_sparse import BlockSparse
 from helpers.layers.delta import GatedDeltaNet, additive_rule
 from helpers.layers.norm import RMSNorm
 from helpers.models.qwen3 import Config, Qwen3
+from helpers.moe.experts import Experts
 from helpers.quant.backends import DYNAMIC
 from helpers.quant.cpu import CPU
 from helpers.quant.linear import QuantisedEmbedding, QuantisedLinear
@@ -188,6 +189,19 @@ def test_a_packed_model_is_multiplied_by_kernels_and_holds_the_same_codes(name):
     use(model, "readable")
     assert torch.equal(model(ids), right)
     assert ("Packed", name, "readable", len(before)) in in_use(model).rows
+
+
+@pytest.mark.parametrize("name", ["int4", "fp4"])
+def test_packed_experts_run_by_two_launches_where_a_kernel_reads_their_format(name):
+    torch.manual_seed(0)
+    model = nn.ModuleList([Experts(4, 64, 64)]).eval().to(WHERE).requires_grad_(False)
+    x, indices = randn(5, 64, seed=1).to(WHERE), randn(5, 4, seed=2).topk(2).indices.to(WHERE)
+    weights = randn(5, 2, seed=3).to(WHERE)
+    quantise(nn.ModuleDict({"experts": model}), name, ways={})
+    right = model[0](x, indices, weights)
+    with using(model, "triton"), launched() as count:
+        assert relative_rms(model[0](x, indices, weights), right) <= 1e-4
+    assert dict(count) == ({"_hidden": 1, "_made": 1} if name == "int4" else {})
 
 
 @pytest.mark.skipif(WHERE != "cpu", reason="the kernels of a CPU")
