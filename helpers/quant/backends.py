@@ -32,6 +32,10 @@ class Way:
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)  # of the tokens that multiply takes
     device: str = "cpu"
 
+    def __deepcopy__(self, memo: dict) -> "Way":
+        """Itself: a copied layer is still known to lie as its kernel wants it."""
+        return self
+
     def has_kernel_for(self, x: Float[Tensor, "tokens I"]) -> bool:
         """Whether ``multiply`` takes these tokens, and pays. No kernel has a gradient."""
         wants_gradient = torch.is_grad_enabled() and x.requires_grad

@@ -3,6 +3,7 @@
 Triton's kernels run in its interpreter here, at tiny sizes, in float32 beside the same model in float64.
 """
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,7 @@ def test_the_kernels_of_a_cpu_are_a_form_of_packed_matrices():
     model = Qwen3(Config(97, 64, 1, 4, 2, 16, 64)).eval().bfloat16()
     quantise(model, "int8")
     assert ("Packed", "int8", "cpu", 7) in in_use(model).rows
+    assert ("Packed", "int8", "cpu", 7) in in_use(copy.deepcopy(model)).rows
     with using(model, "readable"):
         assert ("Packed", "int8", "readable", 7) in in_use(model).rows
         with using(model, "cpu"):
