@@ -5,6 +5,7 @@ from torch import nn
 
 from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import Rows
 from helpers.layers.rope import rotate
 from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -56,14 +57,14 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: KeyValues | None = None,
     ) -> Float[Tensor, "B T D"]:
         query, key, value = self.project(x, rotary)
         if cache is not None:
-            key, value = cache.write(key, value, positions)
-        return self.output(attend(query, key, value, causal_mask(positions, key.shape[1])).flatten(2))
+            key, value = cache.write(key, value, rows)
+        return self.output(attend(query, key, value, rows.mask(causal_mask, key.shape[1])).flatten(2))
 
     def project(
         self, x: Float[Tensor, "B T D"], rotary: tuple[Tensor, Tensor]

@@ -9,8 +9,9 @@ from torch import nn
 from helpers.layers.attention import attend, causal_mask
 from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import ZeroCentredNorm
+from helpers.layers.ragged import Rows
 from helpers.layers.rope import rotate_first
-from helpers.shapes import Float, Int, Tensor
+from helpers.shapes import Float, Tensor
 
 
 class GatedAttention(nn.Module):
@@ -33,18 +34,18 @@ class GatedAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: KeyValues | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """``positions`` say who sees whom; ``rotary`` may turn by others, as it does inside an image."""
+        """``rows`` say who sees whom; ``rotary`` may turn by others, as it does inside an image."""
         query, gate = self.query_and_gate(x).unflatten(-1, (-1, 2 * self.head_dim)).chunk(2, dim=-1)
         query = rotate_first(self.query_norm(query), *rotary)
         key = rotate_first(self.key_norm(self._heads(self.key(x))), *rotary)
         value = self._heads(self.value(x))
         if cache is not None:
-            key, value = cache.write(key, value, positions)
-        found = attend(query, key, value, causal_mask(positions, key.shape[1]))
+            key, value = cache.write(key, value, rows)
+        found = attend(query, key, value, rows.mask(causal_mask, key.shape[1]))
         return self.output((found * gate.sigmoid()).flatten(2))
 
     def _heads(self, x: Float[Tensor, "B T GK"]) -> Float[Tensor, "B T G K"]:
