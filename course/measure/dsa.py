@@ -22,6 +22,7 @@ from helpers.compare import assert_close
 from helpers.decoding.compiled import whole
 from helpers.device import can_compile
 from helpers.layers.dsa import SparseLatents
+from helpers.layers.ragged import standing_at
 from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
 from helpers.measure.dsa_work import SparseSizes, made_flops, masked_decode, sparse_decode
 from helpers.models.configs.glm5 import from_hf, published_name
@@ -182,12 +183,12 @@ def our_step(
     """Our layer reads ``x`` after the text, each time to the same slot. ``attention`` None: as it is written."""
     length, attention = remembered[0].shape[1], attention or model.blocks[0].attention
     latent, k_rope, index_key = remembered
-    before = torch.arange(length, device=x.device)[None]
+    before = standing_at(torch.arange(length, device=x.device)[None])
     cache.latents.write(latent, k_rope, before)
-    cache.index_keys.write(index_key, before)
-    position = torch.tensor([[length]], device=x.device)
-    rotary = model.rotary(position, x.dtype)
-    return lambda: attention(x, position, rotary, cache)[0]
+    cache.index_keys.write(index_key, before.positions)
+    rows = standing_at(torch.tensor([[length]], device=x.device))
+    rotary = model.rotary(rows.positions, x.dtype)
+    return lambda: attention(x, rows, rotary, cache)[0]
 
 
 def kernel_step(model: GLM5, x: torch.Tensor, remembered: list[torch.Tensor]) -> Call:

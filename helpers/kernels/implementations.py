@@ -11,18 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 
-import torch
-
 from helpers.functions import Layer
 from helpers.kernels import delta_rule, rms_norm
 from helpers.kernels.attention import block_sparse, flash, index_scores, mla_decode, sparse_attention, top_k
-from helpers.kernels.launch import may_ask
 from helpers.kernels.quant import experts
 from helpers.kernels.quant.backends import GPU
 from helpers.kernels.quant.dequantise import FORMATS
 from helpers.layers import attention, delta, dsa, mla, norm
 from helpers.layers import block_sparse as readable_blocks
 from helpers.layers.delta import GatedDeltaNet
+from helpers.layers.ragged import Rows
 from helpers.moe import dispatch
 from helpers.moe.dispatch import AnyExperts
 from helpers.quant.experts import QuantisedExperts
@@ -45,20 +43,11 @@ def for_layers(readable: Callable, kernel: Callable) -> Callable:
     return with_whole_tensors
 
 
-def attend(
-    query: Float[Tensor, "B T H K"],
-    key: Float[Tensor, "B S G K"],
-    value: Float[Tensor, "B S G V"],
-    mask: Bool[Tensor, "B T S"],
+def attend_causal(
+    query: Float[Tensor, "B T H K"], key: Float[Tensor, "B S G K"], value: Float[Tensor, "B S G V"], rows: Rows
 ) -> Float[Tensor, "B T H V"]:
-    """``attention.attend`` under a causal mask, whose rows say the positions: how many keys are seen, less one.
-
-    Raises ValueError for a mask that is not causal, and as ``flash.attend_causal`` does.
-    """
-    positions = mask.sum(dim=-1) - 1
-    if may_ask(mask) and not torch.equal(mask, attention.causal_mask(positions, mask.shape[2])):
-        raise ValueError("the mask is not causal: for the kernel a query sees its own position and every earlier one")
-    return flash.attend_causal(query.contiguous(), key.contiguous(), value.contiguous(), positions)
+    """``flash.attend_causal``: positions are enough for it, and no mask is made."""
+    return flash.attend_causal(query.contiguous(), key.contiguous(), value.contiguous(), rows.positions.contiguous())
 
 
 def absorbed(
@@ -144,7 +133,7 @@ def row(readable: Callable, kernel: Callable, refuses: Callable[[Layer], str | N
 TABLE = (
     row(norm.rms_norm, rms_norm.rms_norm, _too_wide_a_row),
     row(norm.add_rms_norm, rms_norm.add_rms_norm, _too_wide_a_row),
-    Implementation(attention.attend, attend),
+    Implementation(attention.attend_causal, attend_causal),
     row(readable_blocks.attend_blocks, block_sparse.attend_blocks, _no_tile),
     Implementation(mla.absorbed, absorbed),
     row(dsa.scores, index_scores.scores),

@@ -15,14 +15,14 @@ from course.parity import runs
 from course.parity.configs import CONFIGS
 from helpers import use as use_file
 from helpers.checkpoints import load
-from helpers.compare import assert_close, max_error, randn, relative_rms
+from helpers.compare import assert_close, randn, relative_rms
 from helpers.decoding.compiled import Compiled
 from helpers.functions import Layer, declared, exchange
 from helpers.hooks import hooked
-from helpers.kernels.implementations import KERNELS, READABLE, TABLE, attend
+from helpers.kernels.implementations import KERNELS, READABLE, TABLE
 from helpers.kernels.launch import launched
 from helpers.layers import block_sparse
-from helpers.layers.attention import Attention, causal_mask
+from helpers.layers.attention import Attention
 from helpers.layers.block_sparse import BlockSparse
 from helpers.layers.delta import GatedDeltaNet, additive_rule
 from helpers.layers.norm import RMSNorm
@@ -108,7 +108,7 @@ def layers_of(kind: type) -> list[type]:
 def test_a_form_that_computes_something_else_would_be_seen(monkeypatch):
     model, ids = small(), torch.arange(9)[None].to(WHERE)
     right = model(ids)
-    row = KERNELS[Attention.functions["attend"]]
+    row = KERNELS[Attention.functions["attend_causal"]]
     monkeypatch.setitem(KERNELS, row.readable, type(row)(row.readable, lambda *given: 1.01 * row.kernel(*given)))
     use(model, "triton")
     assert relative_rms(model(ids), right) > 10 * NEAR
@@ -138,10 +138,10 @@ def test_block_sparse_attention_runs_by_its_kernel_and_its_norm_by_the_one_that_
 def test_a_report_says_what_runs_on_what():
     model = use(small(), "triton")
     assert str(in_use(model)).splitlines() == [
-        "layer      computes      by      times",
-        "RMSNorm    rms_norm      triton  5",
-        "RMSNorm    add_rms_norm  triton  5",
-        "Attention  attend        triton  1",
+        "layer      computes       by      times",
+        "RMSNorm    rms_norm       triton  5",
+        "RMSNorm    add_rms_norm   triton  5",
+        "Attention  attend_causal  triton  1",
     ]
     assert use(model, "readable") is model
     assert {row[2] for row in in_use(model).rows} == {"readable"}
@@ -342,15 +342,6 @@ def test_where_a_gradient_is_wanted_a_kernel_leaves_it_to_the_readable_function(
     with torch.enable_grad():
         model(ids).sum().backward()
     assert relative_rms(ours, model.blocks[0].attention.query.weight.grad) <= 1e-5
-
-
-def test_the_kernel_of_attention_refuses_a_mask_that_is_not_causal():
-    parts = [randn(1, 6, heads, 16, seed=heads).to(WHERE) for heads in (4, 2, 2)]
-    mask = causal_mask(torch.arange(6)[None].to(WHERE), 6)
-    assert max_error(attend(*parts, mask), Attention.functions["attend"](*parts, mask)) < 1e-5
-    mask[0, 3, 1] = False
-    with pytest.raises(ValueError, match="not causal"):
-        attend(*parts, mask)
 
 
 def test_every_form_is_tried_here():
