@@ -58,7 +58,7 @@ class Block(nn.Module):
         if self.delta:
             x = x + self.delta(self.attention_norm(x), rows, cache)
         else:
-            x = x + self.attention(self.attention_norm(x), rows.positions, rotary, cache)
+            x = x + self.attention(self.attention_norm(x), rows, rotary, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
