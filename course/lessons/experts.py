@@ -116,8 +116,8 @@ logits = torch.tensor([[3.0, -9.0, 1.0, 1.0]])
 groups = logits.sigmoid().view(1, 2, 2)  # two groups of two experts
 strength = groups.topk(2).values.sum(dim=-1)
 print("strength of each group:", [round(s, 2) for s in strength[0].tolist()])
-for kept_groups in (2, 1):
-    print(f"{kept_groups} kept:", sigmoid_top_k(logits, torch.zeros(4), 2, 2, kept_groups)[0].tolist())
+for groups_per_token in (2, 1):
+    print(f"{groups_per_token} kept:", sigmoid_top_k(logits, torch.zeros(4), 2, 2, groups_per_token)[0].tolist())
 
 # %% [markdown]
 # ### 2. Hash
@@ -433,7 +433,7 @@ for tensor in [*theirs.parameters(), *theirs.buffers()]:
 @torch.no_grad()
 def ours(x, bias):
     gate, up = theirs.experts.gate_up_proj.chunk(2, dim=1)
-    indices, weights = sigmoid_top_k(x @ theirs.gate.weight.T, bias, 3, num_groups=4, kept_groups=2, scale=2.5)
+    indices, weights = sigmoid_top_k(x @ theirs.gate.weight.T, bias, 3, num_groups=4, groups_per_token=2, scale=2.5)
     return indices, sort(x, indices, weights, gate.contiguous(), up.contiguous(), theirs.experts.down_proj)
 
 

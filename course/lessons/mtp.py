@@ -137,14 +137,16 @@ print([name.removeprefix(f"model.layers.{number}.") for name in inside if "exper
 from helpers.layers.norm import RMSNorm
 from helpers.models.configs.deepseek_v3 import published_name
 from helpers.models.deepseek_v3 import Block
+from helpers.models.published import names_of_experts
 
 
 # %%
 def tensor_of(name):
     there = published_name(f"drafters.{number}.{name}")
-    experts = range(model.config.num_experts if "{e}" in there else 1)
-    parts = [file[there.replace("{e}", str(e))].float() for e in experts]
-    return torch.stack(parts) if "{e}" in there else parts[0]
+    if "{e}" not in there:
+        return file[there].float()
+    every = names_of_experts(there, model.config.num_experts)  # of each expert one tensor, or gate and up
+    return torch.stack([torch.cat([file[part].float() for part in parts]) for parts in every])
 
 
 def new_module():
@@ -189,14 +191,15 @@ for name, config in {"here": model.config, "DeepSeek-V3": large}.items():
 # %%
 from torch.nn import functional
 
+from helpers.layers.ragged import standing_at
 from helpers.zoo.evidence.facts import some_rows
 
 rows = some_rows(tokenizer.backend_tokenizer)
 
 
 def places(ids):
-    positions = torch.arange(ids.shape[1]).expand(ids.shape)
-    return positions, model.rotary(positions, torch.float32)
+    rows = standing_at(torch.arange(ids.shape[1]).expand(ids.shape))
+    return rows, model.rotary(rows.positions, torch.float32)
 
 
 def draft_loss(module, rows, told=1, target=2):

@@ -1,7 +1,7 @@
 """From files to a model: every tensor goes to its parameter, and every name is used or explained.
 
-One parameter may be many tensors: a published name with ``{e}`` stands for one tensor per expert, and ours stacks them.
-One tensor may be two parameters: some files hold all experts in one, the gate's rows before those of ``up``.
+One parameter may be many tensors: a published name with ``{e}`` stands for one tensor per expert, and ours stacks them;
+``{gate_proj,up_proj}`` stands for two of them, whose rows follow each other in ours. Some files hold the stack itself.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -15,6 +15,8 @@ from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.header import DTYPES
 from helpers.checkpoints.packed import Files, Stored
 from helpers.checkpoints.recomputed import is_recomputed
+from helpers.models.published import names_of_experts
+from helpers.moe.experts import mixtures
 
 # What a tool puts before every name when it saves the wrapper instead of the model.
 WRAPPERS = {
@@ -27,21 +29,17 @@ PLAIN = ("F64", "F32", "F16", "BF16")  # one number after the other, no scale be
 WHOLE = ("I64", "I32")  # tables of whole numbers
 HEAD, EMBEDDING = "head.weight", "embedding.weight"
 
-# The published name of one expert's matrix -> that of all experts in one tensor, and which half of its rows it is.
-FUSED = {
-    "{e}.gate_proj.weight": ("gate_up_proj", 0),
-    "{e}.up_proj.weight": ("gate_up_proj", 1),
-    "{e}.down_proj.weight": ("down_proj", None),
-}
+# The published name of one expert's matrices -> that of all experts in one tensor, which lies as ours does.
+FUSED = {"{e}.{gate_proj,up_proj}.weight": "gate_up_proj", "{e}.down_proj.weight": "down_proj"}
 
 
 class Place(NamedTuple):
-    """Where the numbers of one tensor go: to ours[index], or all of ours; ``half`` of its rows, or all of them."""
+    """Where the numbers of one tensor go: to all of ours, or to rows of one matrix of a stack."""
 
     ours: str
     shape: tuple[int, ...]  # that the tensor must have
-    index: int | None = None
-    half: int | None = None
+    index: int | None = None  # of the matrix
+    first: int = 0  # of its rows
 
 
 def fill_model(
@@ -65,6 +63,8 @@ def fill_model(
     places = _places(model, published_name, stored, held.folder)
     stored = {name: one for name, one in stored.items() if name in places or not is_recomputed(name)}
     same = _copies(copies or {}, places, stored, published_name)
+    for _, experts in mixtures(model):
+        experts.to(dtype)  # without memory: they lie as that dtype wants it
     _check_fit(model, places, {name: one for name, one in stored.items() if name not in same}, held.folder)
     _check_copies(same, held)
     for name in sorted(places, key=held.place):  # in the order of the disk
@@ -92,13 +92,16 @@ def _places_of(
     if "{e}" not in name:
         return [(name, Place(ours, shape))]
     before, _, after = name.partition("{e}")
-    fused, half = FUSED.get("{e}" + after, ("", None))
+    fused = FUSED.get("{e}" + after)
     if fused and before + fused in stored:
-        rows = shape[1] if half is None else 2 * shape[1]
-        return [(before + fused, Place(ours, (shape[0], rows, *shape[2:]), half=half))]
+        return [(before + fused, Place(ours, shape))]
     if shape[0] > len(stored):  # and not a list that fills the memory
         raise CheckpointError(folder, f"asks for {shape[0]} experts, and its files hold {len(stored)} tensors")
-    return [(name.replace("{e}", str(e)), Place(ours, shape[1:], index=e)) for e in range(shape[0])]
+    found = []
+    for e, parts in enumerate(names_of_experts(name, shape[0])):
+        rows = shape[1] // len(parts)
+        found += [(part, Place(ours, (rows, *shape[2:]), e, n * rows)) for n, part in enumerate(parts)]
+    return found
 
 
 def _may_map(
@@ -125,7 +128,7 @@ def _dtype(target: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 def _is_whole(place: Place, target: Tensor) -> bool:
     """Whether a tensor of the files is all of ours, and lies as ours does."""
-    return place.index is None and place.half is None and target.is_contiguous()
+    return place.index is None and target.is_contiguous()
 
 
 def _put(model: nn.Module, place: Place, tensor: Tensor, dtype: torch.dtype, device: str | torch.device) -> None:
@@ -138,10 +141,8 @@ def _put(model: nn.Module, place: Place, tensor: Tensor, dtype: torch.dtype, dev
     if target.is_meta:
         target = _replace(module, leaf, torch.empty_like(target, dtype=dtype, device=device))  # lying as it lay
     with torch.no_grad():
-        if place.index is not None:
-            target[place.index] = tensor
-        else:
-            target.copy_(tensor if place.half is None else tensor.chunk(2, dim=1)[place.half])
+        whole = place.index is None
+        (target if whole else target[place.index, place.first : place.first + len(tensor)]).copy_(tensor)
 
 
 def _replace(module: nn.Module, leaf: str, tensor: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from helpers.quant.model import packed, put
 from helpers.quant.parts import layers_of
 
 LAYERS, WEIGHTS = "quantised.json", "quantised.safetensors"
-VERSION = 1
+VERSION = 2
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FIELDS = {"version", "dtype", "kept", "layers"}
 

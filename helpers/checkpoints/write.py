@@ -17,6 +17,7 @@ from helpers.checkpoints.error import CheckpointError
 from helpers.checkpoints.families import FAMILIES, Family
 from helpers.checkpoints.folder import CONFIG, SINGLE
 from helpers.files import refuse_where_not_ours
+from helpers.models.published import apart
 
 
 def save(model: nn.Module, folder: str | os.PathLike) -> None:
@@ -69,8 +70,7 @@ def _published_weights(model: nn.Module, family: Family) -> dict[str, Tensor]:
     weights = {}
     for ours, tensor in model.state_dict().items():
         name = family.published_name(ours)
-        each = enumerate(tensor) if "{e}" in name else [("", tensor)]
-        weights |= {name.replace("{e}", str(e)): one.contiguous() for e, one in each}
+        weights |= {part: one.contiguous() for part, one in apart(name, tensor)}
     return weights
 
 

@@ -20,19 +20,20 @@ def swiglu(
 
 
 class SwiGLU(nn.Module):
-    """``down(silu(gate(x)) * up(x))``, three matrices without bias.
+    """``down(silu(gate(x)) * up(x))``, three matrices without bias; ``limit`` as in ``swiglu``.
 
     Raises ValueError where ``hidden`` is not 1 or more.
     Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6. Built in lesson `open_a_model`.
     """
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, limit: float | None = None):
         super().__init__()
         if hidden < 1:
             raise ValueError(f"a feed-forward layer is 1 wide or more, not {hidden}")
         self.gate = nn.Linear(width, hidden, bias=False)
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
+        self.limit = limit
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(swiglu(self.gate(x), self.up(x)))
+        return self.down(swiglu(self.gate(x), self.up(x), self.limit))

@@ -16,7 +16,8 @@ from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import angles_of_yarn, frequencies
 from helpers.models.configs.deepseek_v3 import Config
 from helpers.models.text_only import text_only
-from helpers.moe.moe_layer import MoE, RouterConfig
+from helpers.moe.moe_layer import sigmoid_moe
+from helpers.moe.routers import RouterConfig
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
@@ -30,18 +31,18 @@ class Block(nn.Module):
         heads = (c.nope_dim, c.rotary_dim, c.value_dim)
         self.attention = MLA(c.width, c.num_heads, c.query_rank, c.latent_width, *heads, c.scale)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon)
-        choice = RouterConfig(c.experts_per_token, c.num_groups, c.kept_groups, c.routed_scale, c.normalised)
+        router = RouterConfig(c.experts_per_token, c.num_groups, c.groups_per_token, c.routed_scale, c.normalised)
         experts = (c.expert_width, c.num_experts, c.num_shared)
-        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else MoE(c.width, *experts, choice)
+        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else sigmoid_moe(c.width, *experts, router)
 
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: Latents | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention(self.attention_norm(x), positions, rotary, cache)
+        x = x + self.attention(self.attention_norm(x), rows, rotary, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -65,12 +66,12 @@ class Drafter(nn.Module):
         self,
         hidden: Float[Tensor, "B T D"],
         tokens: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: Latents | None = None,
     ) -> Float[Tensor, "B T D"]:
         both = torch.cat([self.token_norm(tokens), self.hidden_norm(hidden)], dim=-1)
-        return self.norm(self.block(self.join(both), positions, rotary, cache))
+        return self.norm(self.block(self.join(both), rows, rotary, cache))
 
 
 class DeepSeekV3(nn.Module):
@@ -107,7 +108,7 @@ class DeepSeekV3(nn.Module):
         """Through all blocks, and normed: ``x`` may hold pieces of an image among the words. Columns are ``rows``'."""
         rotary = self.rotary(rows.positions, x.dtype)
         for n, block in enumerate(self.blocks):
-            x = block(x, rows.positions, rotary, None if cache is None else cache.blocks[n])
+            x = block(x, rows, rotary, None if cache is None else cache.blocks[n])
         if cache is not None:
             cache.end(rows)
         return self.norm(x)
@@ -145,7 +146,7 @@ class DeepSeekV3(nn.Module):
         (drafter,), entry = self.drafters.values(), None if cache is None else cache.blocks[0]
         rotary = self.rotary(rows.positions, hidden.dtype)
         x = self.embedding(known(rows.token_ids, self.config.vocab_size))
-        drafted = drafter(hidden, x, rows.positions, rotary, entry)
+        drafted = drafter(hidden, x, rows, rotary, entry)
         if cache is not None:
             cache.end(rows)
         return rows.restore(drafted)

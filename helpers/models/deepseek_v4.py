@@ -14,56 +14,25 @@ from helpers.layers.compressed import Compressed, CompressedAttention, Sizes
 from helpers.layers.compressor import Compressor, EntryIndexer
 from helpers.layers.hyper import HyperConnection, HyperHead, expand
 from helpers.layers.kv_cache import Cache
-from helpers.layers.mlp import swiglu
+from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
 from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import frequencies, stretched
 from helpers.models.configs.deepseek_v4 import HASHED, HEAVY, SPARSE, WINDOW, Config
 from helpers.models.text_only import text_only
 from helpers.moe.experts import Experts
-from helpers.moe.router import Routing, hash_route, sqrt_softplus_top_k
+from helpers.moe.moe_layer import MoE
+from helpers.moe.routers import HashRouter, SqrtSoftplusRouter
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
-class Shared(nn.Module):
-    """The expert that every token passes through, its activations limited as the others' are."""
-
-    def __init__(self, width: int, hidden: int, limit: float):
-        super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
-        self.limit = limit
-
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(swiglu(self.gate(x), self.up(x), self.limit))
-
-
-class MoE(nn.Module):
+def mixture(config: Config, kind: str) -> MoE:
     """A few routed experts and the shared one. The routing is by a fixed table of token ids, or learned."""
-
-    def __init__(self, config: Config, kind: str):
-        super().__init__()
-        c = config
-        self.k, self.scale, self.hashed = c.experts_per_token, c.routed_scale, kind == HASHED
-        self.router = nn.Linear(c.width, c.num_experts, bias=False)
-        if self.hashed:  # until a checkpoint says otherwise, token ids take their turns
-            turn = torch.arange(c.vocab_size * c.experts_per_token).view(c.vocab_size, -1)
-            self.register_buffer("table", turn % c.num_experts)
-        else:
-            self.register_buffer("bias", torch.zeros(c.num_experts))
-        self.experts = Experts(c.num_experts, c.width, c.expert_width, c.activation_limit)
-        self.shared = Shared(c.width, c.expert_width, c.activation_limit)
-
-    def forward(self, x: Float[Tensor, "B T D"], token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        return self.experts(x, *self.route(x, token_ids)) + self.shared(x)
-
-    def route(self, x: Float[Tensor, "B T D"], token_ids: Int[Tensor, "B T"]) -> Routing:
-        """The experts of each token and their weights."""
-        logits = self.router(x)
-        if self.hashed:
-            return hash_route(logits, token_ids, self.table, self.scale)
-        return sqrt_softplus_top_k(logits, self.bias, self.k, self.scale)
+    c = config
+    sizes = (c.width, c.num_experts, c.experts_per_token, c.routed_scale)
+    router = HashRouter(*sizes, c.vocab_size) if kind == HASHED else SqrtSoftplusRouter(*sizes)
+    experts = Experts(c.num_experts, c.width, c.expert_width, c.activation_limit)
+    return MoE(router, experts, SwiGLU(c.width, c.expert_width, c.activation_limit))
 
 
 def attention(config: Config, kind: str) -> CompressedAttention:
@@ -91,7 +60,7 @@ class Block(nn.Module):
         self.attention = attention(c, c.layer_kinds[n])
         self.mlp_streams = HyperConnection(*streams)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon)
-        self.mlp = MoE(c, c.router_kinds[n])
+        self.mlp = mixture(c, c.router_kinds[n])
 
     def forward(
         self,

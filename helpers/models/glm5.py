@@ -17,11 +17,12 @@ from helpers.layers.kv_cache import Cache
 from helpers.layers.mla import MLA
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
-from helpers.layers.ragged import arrange, known
+from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
 from helpers.models.configs.glm5 import FULL, Config
 from helpers.models.text_only import text_only
-from helpers.moe.moe_layer import MoE, RouterConfig
+from helpers.moe.moe_layer import sigmoid_moe
+from helpers.moe.routers import RouterConfig
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
@@ -38,20 +39,20 @@ class Block(nn.Module):
         indexer = Indexer(c.width, c.query_rank, *sizes, rotate_neighbours) if kind == FULL else None
         self.attention = SparseAttention(mla, indexer)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon)
-        choice = RouterConfig(c.experts_per_token, c.num_groups, c.kept_groups, c.routed_scale, c.normalised)
+        router = RouterConfig(c.experts_per_token, c.num_groups, c.groups_per_token, c.routed_scale, c.normalised)
         experts = (c.expert_width, c.num_experts, c.num_shared)
-        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else MoE(c.width, *experts, choice)
+        self.mlp = SwiGLU(c.width, c.mlp_width) if dense else sigmoid_moe(c.width, *experts, router)
 
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: SparseLatents | None = None,
         chosen: Int[Tensor, "B T chosen"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T chosen"]]:
         """The stream, and the tokens that were chosen: here, or by the block that ``chosen`` came from."""
-        answer, chosen = self.attention(self.attention_norm(x), positions, rotary, cache, chosen)
+        answer, chosen = self.attention(self.attention_norm(x), rows, rotary, cache, chosen)
         x = x + answer
         return x + self.mlp(self.mlp_norm(x)), chosen
 
@@ -78,7 +79,7 @@ class GLM5(nn.Module):
         x, chosen = self.embedding(known(rows.token_ids, self.config.vocab_size)), None
         rotary = self.rotary(rows.positions, x.dtype)
         for n, block in enumerate(self.blocks):
-            x, chosen = block(x, rows.positions, rotary, None if cache is None else cache.blocks[n], chosen)
+            x, chosen = block(x, rows, rotary, None if cache is None else cache.blocks[n], chosen)
         if cache is not None:
             cache.end(rows)
         return rows.restore(functional.linear(self.norm(x), (self.head or self.embedding).weight))

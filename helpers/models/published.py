@@ -1,8 +1,10 @@
 """How the tables of a family are used: config.json's words for sizes, a checkpoint's names for tensors."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from helpers.layers.rope import Yarn
 
@@ -13,6 +15,7 @@ EVERYWHERE = {
     "per_layer_config": (None, {}),  # other sizes in some layers
     "kv_sharing_modes": None,  # layers that read the cache of others
 }
+HALVES = re.compile(r"\{(\w+,\w+)\}")  # in the name of a stack: two tensors of the files
 HEADS = ("ForCausalLM", "ForConditionalGeneration")  # how the name of a model that writes tokens ends
 
 
@@ -49,7 +52,8 @@ def under(ours: str, theirs: str, table: Mapping[str, str]) -> dict[str, str]:
 
 
 def checkpoint_name(name: str, table: Mapping[str, str], family: str) -> str:
-    """The checkpoint's name of our parameter: ``norm.weight`` -> ``model.norm.weight``; {e} stays for the experts.
+    """The checkpoint's name of our parameter: ``norm.weight`` -> ``model.norm.weight``; {e} stays for the experts, and
+    {gate_proj,up_proj} for two tensors, as in ``names_of_experts``.
 
     In ``table`` {n} stands for the block. ValueError, naming all there are, for a parameter that is not in it.
     """
@@ -74,3 +78,21 @@ def tower_to_hf(config: Any, names: Mapping[str, str], model_type: str) -> dict[
     """A vision tower's part of a config.json, ``vision_config``."""
     turned = {"rope_type": "axial", "rope_theta": config.rope_theta}
     return {"model_type": model_type, **sizes(config, names, without=("rope_theta",)), "rope_parameters": turned}
+
+
+def names_of_experts(name: str, num_experts: int) -> list[tuple[str, ...]]:
+    """The tensors that a stack of experts is made of, of each expert one tensor, or two whose rows follow each other:
+    ``experts.{e}.{gate_proj,up_proj}.weight`` -> ``experts.0.gate_proj.weight`` and ``experts.0.up_proj.weight``, ...
+    """
+    before, halves, after = HALVES.split(name) if HALVES.search(name) else (name, "", "")
+    parts = [f"{before}{half}{after}" for half in halves.split(",")]
+    return [tuple(part.replace("{e}", str(e)) for part in parts) for e in range(num_experts)]
+
+
+def apart(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Our parameter as a checkpoint holds it: by ``name``, or each matrix of a stack by its own, or its two halves."""
+    if "{e}" not in name:
+        yield name, tensor
+        return
+    for parts, matrix in zip(names_of_experts(name, len(tensor)), tensor, strict=True):
+        yield from zip(parts, matrix.chunk(len(parts)), strict=True)

@@ -19,27 +19,17 @@ from helpers.layers.rope import angles_of_axes, frequencies
 from helpers.models.configs.qwen3_5 import DELTA, Config
 from helpers.models.text_only import text_only
 from helpers.moe.experts import Experts
-from helpers.moe.router import softmax_top_k
+from helpers.moe.moe_layer import MoE
+from helpers.moe.routers import SoftmaxRouter
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
-class GatedMoE(nn.Module):
-    """A few experts for each token, and one for every token, whose part in the sum each token sets by a gate.
-
-    Source: transformers' ``Qwen3_5MoeSparseMoeBlock``. Built in lesson `experts`.
-    """
-
-    def __init__(self, width: int, num_experts: int, experts_per_token: int, expert_width: int, shared_width: int):
-        super().__init__()
-        self.experts_per_token = experts_per_token
-        self.router = nn.Linear(width, num_experts, bias=False)
-        self.experts = Experts(num_experts, width, expert_width)
-        self.shared = SwiGLU(width, shared_width) if shared_width else None
-        self.shared_gate = nn.Linear(width, 1, bias=False) if shared_width else None
-
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        routed = self.experts(x, *softmax_top_k(self.router(x), self.experts_per_token))
-        return routed + self.shared_gate(x).sigmoid() * self.shared(x) if self.shared else routed
+def mixture(config: Config) -> MoE:
+    """A few experts for each token, and one for every token, whose part in the sum each token sets by a gate."""
+    c = config
+    router = SoftmaxRouter(c.width, c.num_experts, c.experts_per_token)
+    shared = SwiGLU(c.width, c.shared_width) if c.shared_width else None
+    return MoE(router, Experts(c.num_experts, c.width, c.expert_width), shared, gated=True)
 
 
 class Block(nn.Module):
@@ -56,8 +46,7 @@ class Block(nn.Module):
         else:
             self.attention = GatedAttention(c.width, c.num_heads, c.num_kv_heads, c.head_dim, c.norm_epsilon)
         self.mlp_norm = ZeroCentredNorm(c.width, c.norm_epsilon)
-        experts = (c.num_experts, c.experts_per_token, c.expert_width, c.shared_width)
-        self.mlp = GatedMoE(c.width, *experts) if c.num_experts else SwiGLU(c.width, c.mlp_width)
+        self.mlp = mixture(c) if c.num_experts else SwiGLU(c.width, c.mlp_width)
 
     def forward(
         self,
@@ -69,7 +58,7 @@ class Block(nn.Module):
         if self.delta:
             x = x + self.delta(self.attention_norm(x), rows, cache)
         else:
-            x = x + self.attention(self.attention_norm(x), rows.positions, rotary, cache)
+            x = x + self.attention(self.attention_norm(x), rows, rotary, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 

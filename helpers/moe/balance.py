@@ -31,7 +31,7 @@ def watch_loads(model: nn.Module) -> Iterator[dict[str, Int[Tensor, "E"]]]:
 
 def _counter(loads: dict[str, Tensor], name: str):
     def count(experts: Experts, given: tuple) -> None:
-        new = tokens_per_expert(given[1].detach(), len(experts.gate))
+        new = tokens_per_expert(given[1].detach(), experts.stacks.num_experts)
         loads[name] = loads[name] + new if name in loads else new
 
     return count
@@ -39,12 +39,10 @@ def _counter(loads: dict[str, Tensor], name: str):
 
 @contextmanager
 def watch_routers(model: nn.Module) -> Iterator[list[Float[Tensor, "B T E"]]]:
-    """Within the block: the logits of each router that is one matrix, in the order in which they were asked."""
+    """Within the block: the logits of each router, in the order in which they were asked."""
     logits: list[Tensor] = []
-    routers = [
-        module for name, module in model.named_modules() if name.endswith(".router") and isinstance(module, nn.Linear)
-    ]
-    with hooked(router.register_forward_hook(lambda _router, _given, out: logits.append(out)) for router in routers):
+    matrices = [module for name, module in model.named_modules() if name.endswith(".router.logits")]
+    with hooked(matrix.register_forward_hook(lambda _matrix, _given, out: logits.append(out)) for matrix in matrices):
         yield logits
 
 
@@ -54,9 +52,7 @@ def rebalance(model: nn.Module, loads: dict[str, Int[Tensor, "E"]], step: float)
     Built in lesson `experts`.
     """
     for name, counts in loads.items():
-        mixture = model.get_submodule(name)
-        router = mixture if hasattr(mixture, "bias") else mixture.router  # DeepSeek-V4 keeps it beside the router
-        bias = getattr(router, "bias", None)
+        bias = getattr(model.get_submodule(name).router, "bias", None)
         if bias is not None:  # Qwen's routers and DeepSeek-V4's tables have none
             bias.copy_(rebalanced(bias, counts, step))
 

@@ -4,9 +4,14 @@
 expert side by side first, so that each expert multiplies one block and no token is looked for twice. ``single_token``
 is for a single token: nothing is sorted or gathered, each chosen expert's matrices are read where they lie.
 ``by_gathering`` is for a compiled step, which cannot ask which experts were chosen.
+
+``by_sorting`` and ``single_token`` ask one expert at a time for the products of its rows, so they take any experts:
+plain ones (``Stacks``), packed ones, and those that are laid out for a kernel.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch.nn import functional
@@ -15,29 +20,72 @@ from helpers.layers.mlp import swiglu
 from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
-# The grouped kernel writes the rows of all pairs between its three products. Up to this many bytes they stay in the
+# The grouped kernel writes the rows of all pairs between its two products. Up to this many bytes they stay in the
 # processor's cache; above, one expert at a time was as fast or faster on the machine of `course measure moe`.
 NEAR_BYTES = 4 * 2**20
+
+
+@runtime_checkable
+class AnyExperts(Protocol):
+    """The experts of one layer, as the dispatches ask for them, however their matrices are stored."""
+
+    @property
+    def num_experts(self) -> int: ...
+
+    @property
+    def limit(self) -> float | None:
+        """Of their activations; None: none."""
+
+    def gate_up_of(self, e: int, rows: Float[Tensor, "rows D"]) -> Float[Tensor, "rows twoF"]:
+        """Rows times expert ``e``'s gate, and beside it times its ``up``."""
+
+    def down_of(self, e: int, hidden: Float[Tensor, "rows F"]) -> Float[Tensor, "rows D"]:
+        """Activations times expert ``e``'s ``down``."""
 
 
 class Stacks(NamedTuple):
     """The matrices of all experts of one layer, and the limit of their activations (None: none)."""
 
-    gate: Float[Tensor, "E F D"]
-    up: Float[Tensor, "E F D"]
+    gate_up: Float[Tensor, "E twoF D"]  # the rows of each expert's gate, then those of its ``up``
     down: Float[Tensor, "E D F"]
     limit: float | None = None
 
+    @property
+    def num_experts(self) -> int:
+        return len(self.down)
+
+    @property
+    def gate(self) -> Float[Tensor, "E F D"]:
+        """A view of the first half of ``gate_up``."""
+        return self.gate_up.chunk(2, dim=1)[0]
+
+    @property
+    def up(self) -> Float[Tensor, "E F D"]:
+        """A view of the second half of ``gate_up``."""
+        return self.gate_up.chunk(2, dim=1)[1]
+
+    def gate_up_of(self, e: int, rows: Float[Tensor, "rows D"]) -> Float[Tensor, "rows twoF"]:
+        return functional.linear(rows, self.gate_up[e])
+
+    def down_of(self, e: int, hidden: Float[Tensor, "rows F"]) -> Float[Tensor, "rows D"]:
+        return functional.linear(hidden, self.down[e])
+
 
 def dispatched(
-    x: Float[Tensor, "tokens D"], indices: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"], stacks: Stacks
+    x: Float[Tensor, "tokens D"],
+    indices: Int[Tensor, "tokens A"],
+    weights: Float[Tensor, "tokens A"],
+    experts: AnyExperts,
 ) -> Float[Tensor, "tokens D"]:
     """The weighted sum of what the chosen experts make of each token: one token read
-    in place, several by sorting, and in a compiled step by gathering."""
+    in place, several by sorting, and in a compiled step, which takes plain experts only, by gathering.
+
+    Raises ValueError for an expert that is not there; a compiled step does not look.
+    """
     if torch.compiler.is_compiling():
-        return by_gathering(x, indices, weights, stacks)
+        return by_gathering(x, indices, weights, experts)
     way = single_token if len(x) == 1 else by_sorting
-    return way(x, indices, weights, stacks)
+    return way(x, indices, weights, experts)
 
 
 def by_loop(
@@ -48,9 +96,9 @@ def by_loop(
     Raises ValueError for an expert that is not there.
     Source: DeepSeek-AI, "DeepSeekMoE", 2024, equation 3. Built in lesson `experts`.
     """
-    check_experts(indices, len(stacks.gate))
+    check_experts(indices, stacks.num_experts)
     out = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, weights.dtype), device=x.device)
-    for e, (gate, up, down) in enumerate(zip(*stacks[:3], strict=True)):
+    for e, (gate, up, down) in enumerate(zip(stacks.gate, stacks.up, stacks.down, strict=True)):
         tokens, places = (indices == e).nonzero(as_tuple=True)
         rows = x[tokens]
         made = swiglu(rows @ gate.T, rows @ up.T, stacks.limit) @ down.T
@@ -59,19 +107,25 @@ def by_loop(
 
 
 def by_sorting(
-    x: Float[Tensor, "tokens D"], indices: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"], stacks: Stacks
+    x: Float[Tensor, "tokens D"],
+    indices: Int[Tensor, "tokens A"],
+    weights: Float[Tensor, "tokens A"],
+    experts: AnyExperts,
 ) -> Float[Tensor, "tokens D"]:
     """Sort the (token, expert) pairs by expert once: each expert then has one block of rows to multiply.
 
     Raises ValueError for an expert that is not there. Built in lesson `experts`.
     """
-    order, counts = sort_pairs(indices, len(stacks.gate))
-    way = grouped if takes_grouped(x, len(order), stacks) else block_by_block
-    return way(x, weights, order, counts, stacks)
+    order, counts = sort_pairs(indices, experts.num_experts)
+    way = grouped if takes_grouped(x, len(order), experts) else block_by_block
+    return way(x, weights, order, counts, experts)
 
 
 def single_token(
-    x: Float[Tensor, "tokens D"], indices: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"], stacks: Stacks
+    x: Float[Tensor, "tokens D"],
+    indices: Int[Tensor, "tokens A"],
+    weights: Float[Tensor, "tokens A"],
+    experts: AnyExperts,
 ) -> Float[Tensor, "tokens D"]:
     """One token: each chosen expert's matrices times one vector, where they lie in memory.
 
@@ -79,11 +133,13 @@ def single_token(
     """
     if len(x) != 1:
         raise ValueError(f"views are for one token, and {len(x)} were given")
-    check_experts(indices, len(stacks.gate))
-    out = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, weights.dtype), device=x.device)
-    for e, weight in zip(indices[0].tolist(), weights[0], strict=True):
-        out = out + one_expert(e, x, weight, stacks)
-    return out.to(x.dtype)
+    check_experts(indices, experts.num_experts)
+    chosen = indices[0].tolist()
+    with _dot_products(x):
+        both = torch.cat([experts.gate_up_of(e, x) for e in chosen])  # A twoF
+        hidden = activated(both, weights.T, experts).split(1)
+        made = torch.cat([experts.down_of(e, one) for e, one in zip(chosen, hidden, strict=True)])  # A D
+    return made.sum(dim=0, keepdim=True)
 
 
 def by_gathering(
@@ -95,21 +151,20 @@ def by_gathering(
     Raises ValueError for an expert that is not there; a compiled step does not look.
     """
     if not torch.compiler.is_compiling():
-        check_experts(indices, len(stacks.gate))
+        check_experts(indices, stacks.num_experts)
     token = x[:, None, None].to(at_least_float32(x.dtype))
-    gate, up = ((stack[indices] * token).sum(dim=-1).to(x.dtype) for stack in (stacks.gate, stacks.up))  # tokens A F
-    hidden = (swiglu(gate, up, stacks.limit) * weights[..., None]).to(x.dtype)
+    both = (stacks.gate_up[indices] * token).sum(dim=-1).to(x.dtype)  # tokens A twoF
+    hidden = activated(both, weights[..., None], stacks)
     made = stacks.down[indices] * hidden[:, :, None].to(token.dtype)  # tokens A D F
     return made.sum(dim=(1, 3)).to(x.dtype)
 
 
-def one_expert(
-    e: int, rows: Float[Tensor, "rows D"], share: Float[Tensor, "*rows_and_1"], stacks: Stacks
-) -> Float[Tensor, "rows D"]:
-    """Computes expert ``e``'s output for its rows. The weights are applied before ``down``, where rows are short."""
-    gate, up = functional.linear(rows, stacks.gate[e]), functional.linear(rows, stacks.up[e])
-    hidden = (swiglu(gate, up, stacks.limit) * share).to(rows.dtype)
-    return functional.linear(hidden, stacks.down[e])
+def activated(
+    both: Float[Tensor, "*rows twoF"], share: Float[Tensor, "*rows_and_1"], experts: AnyExperts
+) -> Float[Tensor, "*rows F"]:
+    """SwiGLU of gate and up side by side, times the router's weight: here, before ``down``, rows are short."""
+    gate, up = both.chunk(2, dim=-1)
+    return (swiglu(gate, up, experts.limit) * share).to(both.dtype)
 
 
 def sort_pairs(indices: Int[Tensor, "tokens A"], num_experts: int) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "E"]]:
@@ -128,7 +183,7 @@ def block_by_block(
     weights: Float[Tensor, "tokens A"],
     order: Int[Tensor, "pairs"],
     counts: Int[Tensor, "E"],
-    stacks: Stacks,
+    experts: AnyExperts,
 ) -> Float[Tensor, "tokens D"]:
     """One expert after the other, from its rows to its part of the sum while they are at hand; experts that nobody
     chose do no work."""
@@ -137,7 +192,8 @@ def block_by_block(
     blocks = zip((order // weights.shape[1]).split(sizes), shares.split(sizes), strict=True)  # pair p is token p // A's
     for e, (tokens, share) in enumerate(blocks):
         if len(tokens):
-            out.index_add_(0, tokens, one_expert(e, x[tokens], share, stacks).to(out.dtype))
+            hidden = activated(experts.gate_up_of(e, x[tokens]), share, experts)
+            out.index_add_(0, tokens, experts.down_of(e, hidden).to(out.dtype))
     return out.to(x.dtype)
 
 
@@ -148,35 +204,48 @@ def grouped(
     counts: Int[Tensor, "E"],
     stacks: Stacks,
 ) -> Float[Tensor, "tokens D"]:
-    """All experts in one call for each matrix, in which the device finds the blocks itself: none waits for Python."""
+    """All experts in one call for each stack, in which the device finds the blocks itself: none waits for Python."""
     ends = counts.cumsum(0).int()
     times = lambda rows, stack: functional.grouped_mm(rows, stack.mT, offs=ends)  # noqa: E731
-    rows = x[order // weights.shape[1]]
-    hidden = swiglu(times(rows, stacks.gate), times(rows, stacks.up), stacks.limit)
-    hidden = (hidden * weights.flatten()[order, None]).to(x.dtype)  # before ``down``, where the rows are short
-    made = times(hidden, stacks.down)
+    both = times(x[order // weights.shape[1]], stacks.gate_up)
+    made = times(activated(both, weights.flatten()[order, None], stacks), stacks.down)
     back = torch.empty_like(made).index_copy(0, order, made)
     return back.view(*weights.shape, -1).sum(dim=1)  # over A
 
 
-def takes_grouped(x: Float[Tensor, "tokens D"], pairs: int, stacks: Stacks) -> bool:
-    """Whether torch has the kernel for these, and it pays: one dtype, matrices in rows of whole 16 bytes, a device that
-    it was made for.
+def takes_grouped(x: Float[Tensor, "tokens D"], pairs: int, experts: AnyExperts) -> bool:
+    """Whether torch has the kernel for these, and it pays: plain matrices of the tokens' dtype, in rows of whole 16
+    bytes, on a device that it was made for.
 
     On a CPU float32 and bfloat16, while the rows of all pairs stay near; on an NVIDIA GPU bfloat16, since Ampere. Where
     a gradient is wanted blocks are taken: torch 2.13 has one for the kernel that refuses gradients which are views, as
     that of a sum is.
     """
-    matrices, gate = stacks[:3], stacks.gate
+    if not isinstance(experts, Stacks):
+        return False
+    matrices, down = (experts.gate_up, experts.down), experts.down
     if torch.is_grad_enabled() and any(part.requires_grad for part in (x, *matrices)):
         return False
-    if x.dtype != gate.dtype or any(size * gate.element_size() % 16 for size in gate.shape[1:]):
+    if x.dtype != down.dtype or any(size * down.element_size() % 16 for size in down.shape[1:]):
         return False
-    if gate.device.type == "cpu":
+    if down.device.type == "cpu":
         near = pairs * x.shape[1] * x.element_size() <= NEAR_BYTES
-        return near and gate.dtype in (torch.float32, torch.bfloat16)
-    new_enough = gate.device.type == "cuda" and torch.cuda.get_device_capability(gate.device) >= (8, 0)
-    return new_enough and not torch.version.hip and gate.dtype == torch.bfloat16
+        return near and down.dtype in (torch.float32, torch.bfloat16)
+    new_enough = down.device.type == "cuda" and torch.cuda.get_device_capability(down.device) >= (8, 0)
+    return new_enough and not torch.version.hip and down.dtype == torch.bfloat16
+
+
+@contextmanager
+def _dot_products(x: Float[Tensor, "tokens D"]) -> Iterator[None]:
+    """Within the block torch multiplies one bfloat16 row on a CPU by its own kernel, a dot product for each row of the
+    matrix. oneDNN lays the matrix out anew first, which pays for many rows and takes half of the time for one."""
+    ours = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = before and not ours
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def check_experts(indices: Int[Tensor, "tokens A"], num_experts: int) -> None:

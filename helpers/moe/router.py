@@ -1,4 +1,4 @@
-"""Routers: from one score an expert to the few experts that a token goes to, and how much each of them counts.
+"""Routers: from one score per expert to the few experts that a token goes to, and how much each of them counts.
 
 The families differ in three things: how a logit becomes a score (softmax, sigmoid, square root of softplus), whether a
 bias that balances the load takes part in the choice, and whether groups of experts are chosen first. Each router is one
@@ -35,20 +35,20 @@ def sigmoid_top_k(
     bias: Float[Tensor, "E"],
     k: int,
     num_groups: int = 1,
-    kept_groups: int = 1,
+    groups_per_token: int = 1,
     scale: float = 1.0,
     normalised: bool = True,
 ) -> Routing:
     """DeepSeek-V3's router: each expert's score is its own sigmoid, and experts do not compete until the choice.
 
     ``bias`` balances the load: it takes part in the choice and not in the weights. With groups, a group counts what its
-    two best experts have, only ``kept_groups`` groups stay, and the k experts come from those (so that a token is sent
-    to few machines). Raises ValueError where groups are uneven or too few.
+    two best experts have, only ``groups_per_token`` groups stay, and the k experts come from those (so that a token is
+    sent to few machines). Raises ValueError where groups are uneven or too few.
     Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024, section 2.1.2. Built in lesson `experts`.
     """
-    check_groups(k, logits.shape[-1], num_groups, kept_groups)
+    check_groups(k, logits.shape[-1], num_groups, groups_per_token)
     scores = _wide(logits).sigmoid()
-    choice = _only_best_groups(scores + bias, num_groups, kept_groups)
+    choice = _only_best_groups(scores + bias, num_groups, groups_per_token)
     return _weighed(scores, highest(choice, k), scale, normalised)
 
 
@@ -98,22 +98,24 @@ def highest(scores: Float[Tensor, "*rest E"], k: int) -> Int[Tensor, "*rest A"]:
     return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
 
 
-def check_groups(k: int, num_experts: int, num_groups: int, kept_groups: int) -> None:
+def check_groups(k: int, num_experts: int, num_groups: int, groups_per_token: int) -> None:
     """ValueError unless groups are even, have two experts or more, and those kept hold the k experts of a token."""
     size = num_experts // num_groups
-    if num_groups > 1 and (num_experts % num_groups or size < 2 or not k <= kept_groups * size <= num_experts):
+    if num_groups > 1 and (num_experts % num_groups or size < 2 or not k <= groups_per_token * size <= num_experts):
         raise ValueError(
-            f"{k} experts per token cannot come from {kept_groups} of {num_groups} groups of {num_experts} experts: "
-            "groups are even, have two experts or more, and those kept hold enough"
+            f"{k} experts per token cannot come from {groups_per_token} of {num_groups} groups of {num_experts} "
+            "experts: groups are even, have two experts or more, and those kept hold enough"
         )
 
 
-def _only_best_groups(choice: Float[Tensor, "*rest E"], num_groups: int, kept_groups: int) -> Float[Tensor, "*rest E"]:
+def _only_best_groups(
+    choice: Float[Tensor, "*rest E"], num_groups: int, groups_per_token: int
+) -> Float[Tensor, "*rest E"]:
     """``choice`` with -inf outside the best groups."""
     if num_groups == 1:
         return choice
     grouped = choice.unflatten(-1, (num_groups, -1))
-    kept = highest(grouped.topk(2, dim=-1).values.sum(dim=-1), kept_groups)
+    kept = highest(grouped.topk(2, dim=-1).values.sum(dim=-1), groups_per_token)
     masked = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(-1, kept, False)
     return grouped.masked_fill(masked[..., None], float("-inf")).flatten(-2)
 

@@ -6,10 +6,10 @@ from torch import nn
 
 from helpers.models.components import PARTS, REST, part_of
 from helpers.moe.experts import Experts
-from helpers.moe.moe_layer import Router
+from helpers.moe.routers import WideLinear
 from helpers.shapes import Tensor
 
-PLAIN = (nn.Linear, nn.Embedding, Experts, Router)
+PLAIN = (nn.Linear, nn.Embedding, WideLinear, Experts)
 
 
 def all_but(*parts: str) -> list[str]:
@@ -35,5 +35,5 @@ def layers_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def weights_of(layer: nn.Module) -> list[Tensor]:
-    """What a format would pack."""
+    """The matrices, and stacks of them, that a format would pack."""
     return [layer.gate, layer.up, layer.down] if isinstance(layer, Experts) else [layer.weight]

@@ -6,6 +6,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers.checkpoints.families import FAMILIES
+from helpers.layers.ragged import standing_at
+from helpers.models.published import names_of_experts
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
 
@@ -41,8 +43,9 @@ def by_our_names(model: torch.nn.Module, kind: str, weights: dict[str, torch.Ten
     left, ours = dict(weights), {}
     for name, weight in model.state_dict().items():
         there = FAMILIES[kind].published_name(name)
-        every = [left.pop(there.replace("{e}", str(e))) for e in range(len(weight) if "{e}" in there else 1)]
-        ours[name] = torch.stack(every) if "{e}" in there else every[0]
+        names = names_of_experts(there, len(weight) if "{e}" in there else 1)
+        every = [[left.pop(part) for part in parts] for parts in names]
+        ours[name] = torch.stack([torch.cat(parts) for parts in every]) if "{e}" in there else every[0][0]
     assert not left
     return ours
 
@@ -67,9 +70,9 @@ def padded(vocab_size: int, lengths: list[int], left: bool) -> tuple[torch.Tenso
 
 
 def placed(model: torch.nn.Module, x: torch.Tensor) -> tuple:
-    """What a block needs to know of the positions of ``x``."""
-    positions = torch.arange(x.shape[1]).expand(len(x), -1)
-    return positions, model.rotary(positions, x.dtype)
+    """What a block needs to know of where the tokens of ``x`` stand."""
+    rows = standing_at(torch.arange(x.shape[1]).expand(len(x), -1))
+    return rows, model.rotary(rows.positions, x.dtype)
 
 
 def watched(theirs: torch.nn.Module, ids: torch.Tensor) -> dict[str, tuple]:

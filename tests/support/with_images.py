@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from helpers.models.published import apart
+
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
     """Every number random, saved buffers too: a bias of zero would hide that it is not used."""
@@ -26,9 +28,8 @@ def in_transformers(
     """Written tensor by tensor as a published checkpoint is, and read by transformers, which misses nothing."""
     weights = {}
     for name, tensor in model.state_dict().items():
-        stacked = tensor if "{e}" in published_name(name) else tensor[None]
-        for e, one in enumerate(stacked):
-            weights[published_name(name).replace("{e}", str(e))] = one.contiguous().clone()
+        for part, one in apart(published_name(name), tensor):
+            weights[part] = one.contiguous().clone()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(published), encoding="utf-8")
     eager = {"attn_implementation": "eager", "experts_implementation": "eager", "dtype": torch.float32}

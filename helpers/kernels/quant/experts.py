@@ -18,6 +18,7 @@ rows to be added up written and read, 2 T A D. FLOP: 6 T A D F. A token with 8 o
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from helpers.kernels.launch import (
     Variant,
@@ -48,6 +49,22 @@ class PackedStacks(NamedTuple):
     down: dict[str, Tensor]
     limit: float | None = None
 
+    @property
+    def num_experts(self) -> int:
+        return len(self.down["codes"])
+
+    def gate_up_of(self, e: int, rows: Float[Tensor, "rows D"]) -> Float[Tensor, "rows twoF"]:
+        return torch.cat([functional.linear(rows, self.matrix(kind, e, rows.dtype)) for kind in ("gate", "up")], dim=-1)
+
+    def down_of(self, e: int, hidden: Float[Tensor, "rows F"]) -> Float[Tensor, "rows D"]:
+        return functional.linear(hidden, self.matrix("down", e, hidden.dtype))
+
+    def matrix(self, kind: str, e: int, dtype: torch.dtype) -> Float[Tensor, "O I"]:
+        """One matrix decoded from its codes and scales."""
+        laid = {part: tensor[e] for part, tensor in getattr(self, kind).items()}
+        rows, columns = laid["codes"].shape
+        return take_back(laid, self.name, (rows, columns * (8 if self.name in WORDS else 1))).decode(dtype)
+
 
 class Plan(NamedTuple):
     """Which pairs lie together. Group g is expert ``owner[g]``'s, its pairs are ``order[first[g] : first[g + 1]]``."""
@@ -73,8 +90,8 @@ def dispatched(
     sibling answers. Source: Gale et al., "MegaBlocks", 2022, for blocks without padding. Built in lesson `kernels`.
     """
     plain = isinstance(stacks, Stacks)
-    if not launches(x, *(stacks[:3] if plain else ())):
-        return dispatch.dispatched(x, indices, weights, stacks if plain else unpacked(stacks, x.dtype))
+    if not launches(x, *((stacks.gate_up, stacks.down) if plain else ())):
+        return dispatch.dispatched(x, indices, weights, stacks)
     indices, weights = indices.contiguous(), weights.contiguous()  # a router gives the first of a longer row
     experts, hidden = _refuse(x, indices, weights, stacks)
     plan, chosen = planned(indices, experts), indices.shape[1]
@@ -105,7 +122,8 @@ def packed_stacks(stacks: Stacks, name: str) -> PackedStacks:
 
     Built in lesson `kernels`.
     """
-    kinds = [[lay(encode(matrix, name)) for matrix in stack.detach()] for stack in stacks[:3]]
+    three = (stacks.gate, stacks.up, stacks.down)
+    kinds = [[lay(encode(matrix, name)) for matrix in stack.detach()] for stack in three]
     return PackedStacks(
         name, *({k: torch.stack([one[k] for one in kind]) for k in kind[0]} for kind in kinds), stacks.limit
     )
@@ -113,13 +131,11 @@ def packed_stacks(stacks: Stacks, name: str) -> PackedStacks:
 
 def unpacked(stacks: PackedStacks, dtype: torch.dtype) -> Stacks:
     """The matrices decoded from codes and scales: what the readable sibling multiplies. Built in lesson `kernels`."""
-
-    def of(laid: dict[str, Tensor]) -> Tensor:
-        shape = (laid["codes"].shape[1], laid["codes"].shape[2] * (8 if stacks.name in WORDS else 1))
-        each = ({part: tensor[e] for part, tensor in laid.items()} for e in range(len(laid["codes"])))
-        return torch.stack([take_back(one, stacks.name, shape).decode(dtype) for one in each])
-
-    return Stacks(of(stacks.gate), of(stacks.up), of(stacks.down), stacks.limit)
+    gate, up, down = (
+        torch.stack([stacks.matrix(kind, e, dtype) for e in range(stacks.num_experts)])
+        for kind in ("gate", "up", "down")
+    )
+    return Stacks(torch.cat([gate, up], dim=1), down, stacks.limit)
 
 
 def cost(tokens: int, width: int, hidden: int, chosen: int, touched: float, bits: float = 16) -> Work:
@@ -136,7 +152,8 @@ def _refuse(x: Tensor, indices: Tensor, weights: Tensor, stacks: Stacks | Packed
     parts = kinds if plain else {f"{kind}.{part}": t for kind, laid in kinds.items() for part, t in laid.items()}
     refuse_scattered(x=x, indices=indices, weights=weights)
     for name, part in parts.items():
-        if part.device != x.device or not (part.is_contiguous() or (plain and part.mT.is_contiguous())):
+        whole = part[0].is_contiguous() or (plain and part[0].T.is_contiguous())  # each matrix, at any distance
+        if part.device != x.device or not whole:
             raise ValueError(f"{name} is on {part.device} with strides {part.stride()}; x is on {x.device}")
     if plain:
         refuse_mixed(x=x, **kinds)

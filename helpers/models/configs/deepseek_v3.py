@@ -33,7 +33,7 @@ class Config:
     expert_width: int
     num_shared: int  # experts that every token goes to
     num_groups: int = 1  # of experts
-    kept_groups: int = 1
+    groups_per_token: int = 1
     routed_scale: float = 1.0
     normalised: bool = True  # the weights of a token's experts sum to routed_scale
     norm_epsilon: float = 1e-6
@@ -46,7 +46,7 @@ class Config:
     def __post_init__(self):
         if self.num_drafters not in (0, 1):
             raise ValueError(f"num_nextn_predict_layers is {self.num_drafters}; 0 or 1 is built here")
-        check_groups(self.experts_per_token, self.num_experts, self.num_groups, self.kept_groups)
+        check_groups(self.experts_per_token, self.num_experts, self.num_groups, self.groups_per_token)
 
     @property
     def scale(self) -> float:

@@ -34,7 +34,7 @@ class Config:
     expert_width: int
     num_shared: int  # experts that every token goes to
     num_groups: int = 1  # of experts
-    kept_groups: int = 1
+    groups_per_token: int = 1
     routed_scale: float = 1.0
     normalised: bool = True  # the weights of a token's experts sum to routed_scale
     norm_epsilon: float = 1e-6

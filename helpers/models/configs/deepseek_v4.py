@@ -134,11 +134,10 @@ BLOCK = {
     "mlp_streams.base": "hc_ffn_base",
     "mlp_streams.scale": "hc_ffn_scale",
     "mlp_norm.weight": "ffn_norm.weight",
-    "mlp.router.weight": "ffn.gate.weight",
-    "mlp.bias": "ffn.gate.bias",  # a buffer, where the router is LEARNED
-    "mlp.table": "ffn.gate.tid2eid",  # a buffer, where it is HASHED
-    "mlp.experts.gate": "ffn.experts.{e}.w1.weight",
-    "mlp.experts.up": "ffn.experts.{e}.w3.weight",
+    "mlp.router.logits.weight": "ffn.gate.weight",
+    "mlp.router.bias": "ffn.gate.bias",  # a buffer, where the router is LEARNED
+    "mlp.router.table": "ffn.gate.tid2eid",  # a buffer, where it is HASHED
+    "mlp.experts.gate_up": "ffn.experts.{e}.{w1,w3}.weight",
     "mlp.experts.down": "ffn.experts.{e}.w2.weight",
     "mlp.shared.gate.weight": "ffn.shared_experts.w1.weight",
     "mlp.shared.up.weight": "ffn.shared_experts.w3.weight",

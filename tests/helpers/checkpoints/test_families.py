@@ -381,7 +381,7 @@ def test_deepseek_v3_has_its_drafter_when_the_files_do(folder):
     model = load(folder)
     join = load_file(folder / SINGLE)["model.layers.3.eh_proj.weight"]
     assert torch.equal(model.drafters["3"].join.weight, join)
-    assert torch.equal(model.drafters["3"].block.mlp.experts.up, model.blocks[2].mlp.experts.up)
+    assert torch.equal(model.drafters["3"].block.mlp.experts.gate_up, model.blocks[2].mlp.experts.gate_up)
     change(folder, num_nextn_predict_layers=0)
     assert not load(folder).drafters
 

@@ -11,13 +11,11 @@ from helpers.checkpoints import CheckpointError, packed
 from helpers.checkpoints.folder import SINGLE
 from helpers.checkpoints.load_weights import fill_model
 from helpers.checkpoints.packed import Files
-from helpers.moe.experts import lying_along_width
 
 E, F, D = 5, 3, 4
 NAMES = {
     "embedding.weight": "embed.weight",
-    "gate": "mlp.experts.{e}.gate_proj.weight",
-    "up": "mlp.experts.{e}.up_proj.weight",
+    "gate_up": "mlp.experts.{e}.{gate_proj,up_proj}.weight",
     "down": "mlp.experts.{e}.down_proj.weight",
     "bias": "mlp.gate.bias",
     "table": "mlp.gate.table",
@@ -31,8 +29,7 @@ class Made(nn.Module):
     def __init__(self):
         super().__init__()
         self.embedding = nn.Embedding(7, D)
-        self.gate = nn.Parameter(torch.randn(E, F, D))
-        self.up = nn.Parameter(torch.randn(E, F, D))
+        self.gate_up = nn.Parameter(torch.randn(E, 2 * F, D))
         self.down = nn.Parameter(torch.randn(E, D, F))
         self.register_buffer("bias", torch.randn(E))
         self.register_buffer("table", torch.randint(9, (7, 2)))
@@ -47,8 +44,8 @@ def made():
 def apart(model):
     """The tensors as they are published: one matrix an expert."""
     tensors = {"embed.weight": model.embedding.weight, "mlp.gate.bias": model.bias, "mlp.gate.table": model.table}
-    for name in ("gate", "up", "down"):
-        for e, matrix in enumerate(getattr(model, name)):
+    for e, (both, down) in enumerate(zip(model.gate_up, model.down, strict=True)):
+        for name, matrix in (("gate", both[:F]), ("up", both[F:]), ("down", down)):
             tensors[f"mlp.experts.{e}.{name}_proj.weight"] = matrix
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
@@ -56,8 +53,8 @@ def apart(model):
 def together(model):
     """The tensors as transformers holds them: all experts in one, the gate before up."""
     tensors = {name: tensor for name, tensor in apart(model).items() if ".experts." not in name}
-    gate_up = torch.cat([model.gate, model.up], dim=1)
-    return tensors | {"mlp.experts.gate_up_proj": gate_up.detach(), "mlp.experts.down_proj": model.down.detach()}
+    stacks = {"mlp.experts.gate_up_proj": model.gate_up, "mlp.experts.down_proj": model.down}
+    return tensors | {name: stack.detach() for name, stack in stacks.items()}
 
 
 def filled(folder, tensors, dtype=torch.float32, **options):
@@ -75,15 +72,15 @@ def test_experts_are_stacked_along_the_first_axis_from_either_layout(tmp_path, m
     for name, tensor in made.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
         assert model.state_dict()[name].is_contiguous()
-    assert all(isinstance(parameter, nn.Parameter) for parameter in (model.gate, model.up, model.down))
+    assert all(isinstance(parameter, nn.Parameter) for parameter in (model.gate_up, model.down))
     assert {name for name, _ in model.named_parameters()} == {name for name, _ in made.named_parameters()}
 
 
 def test_buffers_keep_their_type_and_weights_take_the_one_asked_for(tmp_path, made):
     model = filled(tmp_path, apart(made), torch.bfloat16)
-    assert {model.gate.dtype, model.embedding.weight.dtype} == {torch.bfloat16}
+    assert {model.gate_up.dtype, model.embedding.weight.dtype} == {torch.bfloat16}
     assert (model.bias.dtype, model.table.dtype) == (torch.float32, torch.int64)
-    assert torch.equal(model.gate, made.gate.bfloat16())
+    assert torch.equal(model.gate_up, made.gate_up.bfloat16())
 
 
 def test_a_missing_and_an_extra_expert_are_named(tmp_path, made):
@@ -139,7 +136,7 @@ def test_more_experts_than_tensors_are_refused_before_they_are_listed(tmp_path, 
     save_file({"embed.weight": made.embedding.weight.detach()}, tmp_path / SINGLE)
     with torch.device("meta"):
         model = Made()
-        model.gate = nn.Parameter(torch.empty(10**12, F, D))
+        model.gate_up = nn.Parameter(torch.empty(10**12, 2 * F, D))
     with pytest.raises(CheckpointError, match="asks for 1000000000000 experts, and its files hold 1 tensors"):
         fill_model(model, Files(tmp_path, {}), NAMES.__getitem__)
 
@@ -155,7 +152,7 @@ def test_a_stack_that_lies_otherwise_than_in_the_file_is_copied_as_it_lies(tmp_p
     save_file(layout(made), tmp_path / SINGLE)
     with torch.device("meta"):
         model = Made()
-        model.down = nn.Parameter(lying_along_width(torch.empty(E, D, F)))
+        model.down = nn.Parameter(torch.empty(E, F, D).mT)
     fill_model(model, Files(tmp_path, {}), NAMES.__getitem__)
     assert torch.equal(model.down, made.down)
     assert model.down.mT.is_contiguous()

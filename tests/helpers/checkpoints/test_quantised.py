@@ -101,8 +101,8 @@ def change_tensors(folder, change):
 
 
 WRONG_WORDS = {
-    "is not version 1 of this format": lambda said: said.update(version=2),
-    "is not version 1 of this format, with dtype, kept, layers, version": lambda said: said.pop("kept"),
+    "is not version 2 of this format": lambda said: said.update(version=1),
+    "is not version 2 of this format, with dtype, kept, layers, version": lambda said: said.pop("kept"),
     "has no dtype out of float64": lambda said: said.update(dtype="int8"),
     "or no object of layers": lambda said: said.update(layers=[]),
     "there is no format 'int5'": lambda said: said["layers"][QUERY].__setitem__(0, "int5"),

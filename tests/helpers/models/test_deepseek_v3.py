@@ -19,7 +19,7 @@ from helpers.models.deepseek_v3 import DeepSeekV3
 SMALL = Config(
     vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, nope_dim=8,
     rotary_dim=4, value_dim=8, mlp_width=40, num_experts=8, experts_per_token=2, expert_width=10, num_shared=1,
-    num_groups=4, kept_groups=2, routed_scale=2.5, context=2560, num_drafters=1,
+    num_groups=4, groups_per_token=2, routed_scale=2.5, context=2560, num_drafters=1,
     yarn=Yarn(40.0, 64, mscale=1.0, strength=1.0),
 )  # fmt: skip
 ODD = Config(
@@ -28,7 +28,7 @@ ODD = Config(
     normalised=False, norm_epsilon=1e-5, rope_theta=5e4, tied=True, num_drafters=1,
 )  # fmt: skip
 DENSE = replace(
-    SMALL, num_blocks=2, num_dense_blocks=2, num_drafters=0, yarn=None, num_heads=1, num_groups=1, kept_groups=1
+    SMALL, num_blocks=2, num_dense_blocks=2, num_drafters=0, yarn=None, num_heads=1, num_groups=1, groups_per_token=1
 )
 CONFIGS = pytest.mark.parametrize("config", [SMALL, ODD, DENSE], ids=["grouped, yarn", "odd and tied", "dense"])
 
@@ -71,9 +71,8 @@ def published_weights(theirs: DeepseekV3ForCausalLM, drafter: MtpModel | None) -
         name = name.removeprefix("0.").replace("mtp_block.", "").replace("post_norm", "shared_head.norm")
         weights[f"model.layers.{len(theirs.model.layers)}.{name}"] = tensor
     for name in [name for name in weights if name.endswith("gate_up_proj")]:
-        gate, up = weights.pop(name).chunk(2, dim=1)
         before = name.removesuffix("gate_up_proj")
-        weights |= {f"{before}{{e}}.gate_proj.weight": gate, f"{before}{{e}}.up_proj.weight": up}
+        weights[f"{before}{{e}}.{{gate_proj,up_proj}}.weight"] = weights.pop(name)
         weights[f"{before}{{e}}.down_proj.weight"] = weights.pop(f"{before}down_proj")
     return weights
 
@@ -333,7 +332,7 @@ def test_names_map_one_to_one_onto_the_checkpoints(config):
 def test_an_unknown_parameter_is_named():
     with pytest.raises(ValueError, match=r"no parameter 'blocks.0.mlp.bias'"):
         published_name("blocks.0.mlp.bias")
-    assert published_name("blocks.12.mlp.experts.up") == "model.layers.12.mlp.experts.{e}.up_proj.weight"
+    assert published_name("blocks.12.mlp.experts.down") == "model.layers.12.mlp.experts.{e}.down_proj.weight"
     assert set(COPIES.values()) <= set(NAMES)
     assert published_name("drafters.61.join.weight") == "model.layers.61.eh_proj.weight"
 

@@ -6,6 +6,7 @@ from support.random_models import apart, reference
 
 from helpers.models.configs.deepseek_v32 import from_hf, published_name
 from helpers.models.deepseek_v32 import DeepSeekV32
+from helpers.models.published import names_of_experts
 
 SMALL, ODD, DENSE = (sizes for kind, sizes in MODELS.values() if kind == V32)
 CONFIGS = pytest.mark.parametrize("sizes", [SMALL, ODD, DENSE], ids=["groups", "odd, yarn", "no experts, top 1"])
@@ -16,8 +17,10 @@ def test_names_map_one_to_one_onto_the_checkpoint(sizes):
     theirs = reference(V32, sizes)
     model = DeepSeekV32(from_hf(theirs.config.to_dict()))
     names = [published_name(name) for name in model.state_dict()]
-    experts = range(sizes["n_routed_experts"])
-    spread = [name.replace("{e}", str(e)) for name in names for e in (experts if "{e}" in name else [0])]
+    count = sizes["n_routed_experts"]
+    spread = [
+        part for name in names for parts in names_of_experts(name, count if "{e}" in name else 1) for part in parts
+    ]
     assert len(set(spread)) == len(spread)
     assert set(spread) == set(apart(theirs.state_dict()))
 
@@ -25,7 +28,7 @@ def test_names_map_one_to_one_onto_the_checkpoint(sizes):
 def test_an_unknown_parameter_is_named():
     with pytest.raises(ValueError, match=r"no parameter 'blocks.0.attention.query.weight'"):
         published_name("blocks.0.attention.query.weight")
-    assert published_name("blocks.12.mlp.experts.up") == "model.layers.12.mlp.experts.{e}.up_proj.weight"
+    assert published_name("blocks.12.mlp.experts.down") == "model.layers.12.mlp.experts.{e}.down_proj.weight"
 
 
 @CONFIGS

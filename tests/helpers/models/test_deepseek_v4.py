@@ -29,6 +29,7 @@ from helpers.models.configs.deepseek_v4 import (
     to_hf,
 )
 from helpers.models.deepseek_v4 import DeepSeekV4
+from helpers.models.published import names_of_experts
 
 YARN = Yarn(factor=16.0, context=64, given=1.0)
 FOUR = Config(
@@ -111,8 +112,8 @@ def taken(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     name = published_name(name)
     if "{e}" not in name:
         return weights[name]
-    count = sum(1 for e in range(len(weights)) if name.format(e=e) in weights)
-    return torch.stack([weights[name.format(e=e)] for e in range(count)])
+    every = [parts for parts in names_of_experts(name, len(weights)) if parts[0] in weights]
+    return torch.stack([torch.cat([weights[part] for part in parts]) for parts in every])
 
 
 def ours_from(theirs: DeepseekV4ForCausalLM, config: Config) -> DeepSeekV4:
@@ -189,7 +190,7 @@ def test_every_router_chooses_the_same_experts_with_the_same_weights(config):
     model, seen = ours_from(theirs, config), Seen(theirs, ids)
     for n, block in enumerate(model.blocks):
         _, weights, indices = seen.routing[n][1]
-        found, strengths = block.mlp.route(seen.mlp[n][0][0], ids)
+        found, strengths = block.mlp.router(seen.mlp[n][0][0], ids)
         order, wanted_order = found.flatten(0, 1).argsort(dim=-1), indices.argsort(dim=-1)
         assert torch.equal(found.flatten(0, 1).gather(1, order), indices.gather(1, wanted_order)), f"block {n}"
         assert max_error(strengths.flatten(0, 1).gather(1, order), weights.gather(1, wanted_order)) <= 1e-5, (
@@ -320,11 +321,11 @@ def test_a_mistake_is_seen(mistake):
     theirs, ids = reference(FOUR), tokens(FOUR, LENGTH)
     model = ours_from(theirs, FOUR)
     if mistake == "hash table":
-        model.blocks[0].mlp.table.copy_(model.blocks[0].mlp.table.flip(0))
+        model.blocks[0].mlp.router.table.copy_(model.blocks[0].mlp.router.table.flip(0))
     if mistake == "sink":
         model.blocks[1].attention.sinks.fill_(-1e9)
     if mistake == "balancing bias":
-        model.blocks[3].mlp.bias.zero_()
+        model.blocks[3].mlp.router.bias.zero_()
     if mistake == "order of tokens in an entry":
         bias = model.blocks[2].attention.compressor.bias
         bias.copy_(bias.roll(16, dims=1))  # the two series of an overlapping compressor, the one for the other
@@ -339,7 +340,8 @@ def test_names_map_one_to_one_onto_the_tensors_that_transformers_writes(config):
     names = []
     for name in model.state_dict():
         published = published_name(name)
-        names += [published.format(e=e) for e in range(config.num_experts)] if "{e}" in published else [published]
+        count = config.num_experts if "{e}" in published else 1
+        names += [part for parts in names_of_experts(published, count) for part in parts]
     assert len(set(names)) == len(names)
     assert set(names) == set(stored(theirs)) - ({"head.weight"} if config.tied else set())
 
@@ -347,7 +349,7 @@ def test_names_map_one_to_one_onto_the_tensors_that_transformers_writes(config):
 def test_an_unknown_parameter_is_named():
     with pytest.raises(ValueError, match=r"no parameter 'blocks.0.mlp.gate'"):
         published_name("blocks.0.mlp.gate")
-    assert published_name("blocks.12.mlp.experts.up") == "model.layers.12.ffn.experts.{e}.w3.weight"
+    assert published_name("blocks.12.mlp.experts.gate_up") == "model.layers.12.ffn.experts.{e}.{w1,w3}.weight"
     assert "norm.weight" in NAMES
 
 

@@ -90,9 +90,8 @@ def test_gradients_reach_the_pixels_as_in_transformers_and_every_parameter(pairs
 def test_every_name_of_the_table_is_a_parameter_of_some_model():
     assert set(NAMES) == set().union(*[patterns(KimiK25(config)) for config in CONFIGS.values()])
     assert published_name("vision.blocks.12.mlp.up.bias") == "vision_tower.encoder.blocks.12.mlp.fc0.bias"
-    assert (
-        published_name("text.blocks.3.mlp.experts.up") == "language_model.model.layers.3.mlp.experts.{e}.up_proj.weight"
-    )
+    ours, theirs = "text.blocks.3.mlp.experts.down", "language_model.model.layers.3.mlp.experts.{e}.down_proj.weight"
+    assert published_name(ours) == theirs
     with pytest.raises(ValueError, match="no parameter 'vision_head'"):
         published_name("vision_head")
 

@@ -24,7 +24,6 @@ from helpers.models.configs.qwen3_5 import (
     published_name,
 )
 from helpers.models.qwen3_5 import Qwen3_5
-from helpers.moe.router import softmax_top_k
 from helpers.planning import plan
 from helpers.reference import with_cache
 
@@ -84,9 +83,8 @@ def unfused(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     apart = dict(weights)
     for name in [name for name in weights if ".experts." in name]:
         block, _, kind = name.rpartition(".")
-        parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}[kind]
-        for part, tensor in zip(parts, apart.pop(name).chunk(len(parts), dim=1), strict=True):
-            apart[f"{block}.{{e}}.{part}.weight"] = tensor
+        part = {"gate_up_proj": "{gate_proj,up_proj}"}.get(kind, kind)
+        apart[f"{block}.{{e}}.{part}.weight"] = apart.pop(name)
     return apart
 
 
@@ -134,7 +132,7 @@ def test_every_part_and_every_block_is_transformers(config):
             assert_within(block.delta(x, rows), output, f"delta {n}")
         else:
             x, output = seen[f"{n}.self_attn"]
-            assert_within(block.attention(x, rows.positions, turned), output, f"attention {n}")
+            assert_within(block.attention(x, rows, turned), output, f"attention {n}")
 
 
 def assert_within(ours: torch.Tensor, theirs: torch.Tensor, name: str, allowed: float = 1e-5) -> None:
@@ -149,7 +147,7 @@ def test_every_token_goes_to_transformers_experts_with_its_weights(config):
     model, seen = ours_from(theirs, config), watched(theirs, ids)
     for n, block in enumerate(model.blocks):
         x, (_, weights, indices) = seen[f"{n}.mlp.gate"]
-        ours, our_weights = softmax_top_k(block.mlp.router(x), config.experts_per_token)
+        ours, our_weights = block.mlp.router(x)
         assert torch.equal(ours, indices)
         assert max_error(our_weights, weights) <= 1e-5
         assert len(indices.unique()) == config.num_experts
@@ -160,7 +158,7 @@ def test_using_every_expert_is_another_model(config):
     model, ids = ours_from(reference(config), config), tokens(config.vocab_size, 40)
     sparse = model(ids)
     for block in model.blocks:
-        block.mlp.experts_per_token = config.num_experts
+        block.mlp.router.k = config.num_experts
     assert max_error(model(ids), sparse) > 0.01
 
 

@@ -11,7 +11,7 @@ from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeSpars
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.compare import assert_close, max_error, relative_rms, tolerance
-from helpers.models.qwen3_5 import GatedMoE
+from helpers.layers.mlp import SwiGLU
 from helpers.moe import dispatch
 from helpers.moe.dispatch import (
     Stacks,
@@ -25,8 +25,9 @@ from helpers.moe.dispatch import (
     sort_pairs,
 )
 from helpers.moe.experts import Experts, mixtures
-from helpers.moe.moe_layer import MoE, RouterConfig
+from helpers.moe.moe_layer import MoE, sigmoid_moe
 from helpers.moe.router import softmax_top_k
+from helpers.moe.routers import RouterConfig, SoftmaxRouter
 
 D, F, E = 16, 12, 6
 CASES = {  # what each token chooses
@@ -42,7 +43,7 @@ def randn(*shape, seed=0, dtype=torch.float32):
 
 
 def stacks(count=E, dtype=torch.float32, limit=None):
-    sizes = [(count, F, D), (count, F, D), (count, D, F)]
+    sizes = [(count, 2 * F, D), (count, D, F)]
     return Stacks(*(randn(*size, seed=n, dtype=dtype).requires_grad_() for n, size in enumerate(sizes)), limit)
 
 
@@ -55,7 +56,7 @@ def answer_and_gradients(way, x, indices, weights, given):
     """What comes out, and the gradients of the input, the routers' weights and the experts."""
     x, weights = x.clone().requires_grad_(), weights.clone().requires_grad_()
     out = way(x, indices, weights, given)
-    asked = (x, weights, *given[:3])
+    asked = (x, weights, given.gate_up, given.down)
     found = torch.autograd.grad((out * randn(*out.shape, seed=5, dtype=out.dtype)).sum(), asked, allow_unused=True)
     return [out, *(torch.zeros_like(a) if g is None else g for a, g in zip(asked, found, strict=True))]
 
@@ -96,8 +97,8 @@ def test_the_loop_is_the_sum_written_out():
 def test_in_bfloat16_the_dispatches_differ_by_rounding(tokens):
     exact, (indices, weights) = stacks(dtype=torch.float64), routing(tokens)
     x = randn(tokens, D, seed=9, dtype=torch.bfloat16)
-    rounded = Stacks(*(weight.detach().bfloat16() for weight in exact[:3]))
-    wide = Stacks(*(weight.double() for weight in rounded[:3]))
+    rounded = Stacks(exact.gate_up.detach().bfloat16(), exact.down.detach().bfloat16())
+    wide = Stacks(rounded.gate_up.double(), rounded.down.double())
     wanted = by_loop(x.double(), indices, weights.double(), wide)
     for way in [by_loop, by_sorting, by_gathering, *([single_token] if tokens == 1 else [])]:
         got = way(x, indices, weights, rounded)
@@ -118,7 +119,7 @@ def test_one_token_goes_by_views_and_more_by_sorting(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_one_kernel_gives_what_block_by_block_gives(choice, dtype):
-    given = Stacks(*(stack.to(dtype) for stack in (randn(E, 8, D), randn(E, 8, D, seed=1), randn(E, D, 8, seed=2))))
+    given = Stacks(randn(E, 16, D).to(dtype), randn(E, D, 8, seed=2).to(dtype))
     indices, weights = routing(33, choice, dtype=dtype)
     both = (randn(33, D, seed=9).to(dtype), weights, *sort_pairs(indices, E), given)
     assert_close(grouped(*both), block_by_block(*both), 4 * tolerance(dtype, D), "the layer")
@@ -145,16 +146,44 @@ def test_a_hidden_state_of_several_rows_keeps_its_shape():
     assert_close(out, by_loop(x.flatten(0, 1), indices, weights, experts.stacks).view(3, 5, D), 1e-5, "rows")
 
 
-def test_down_lies_along_the_width_also_in_another_dtype_and_as_a_copy():
+def test_down_lies_along_the_width_in_32_bits_and_as_it_is_in_16_and_as_a_copy():
     made = Experts(E, D, F)
     assert made.down.shape == (E, D, F)
-    assert all(part.down.mT.is_contiguous() for part in (made, Experts(E, D, F).bfloat16(), copy.deepcopy(made)))
+    assert all(
+        part.down.mT.is_contiguous() for part in (made, copy.deepcopy(made), copy.deepcopy(made).bfloat16().float())
+    )
+    assert all(made.to(dtype).down.is_contiguous() for dtype in (torch.bfloat16, torch.float16))
 
 
-def test_experts_read_one_by_one_from_a_file_lie_as_new_ones_do():
-    experts = [part for _, part in mixtures(load(zoo.folder("tiny-deepseek-v3")))]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_experts_read_one_by_one_from_a_file_lie_as_new_ones_do(dtype):
+    experts = [part for _, part in mixtures(load(zoo.folder("tiny-deepseek-v3"), dtype))]
     assert experts
-    assert all(part.down.mT.is_contiguous() for part in experts)
+    assert all(part.down.stride() == Experts(*part.down.shape).to(dtype).down.stride() for part in experts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gate_and_up_are_the_halves_that_the_one_parameter_holds(dtype):
+    made = Experts(E, D, F).to(dtype)
+    assert torch.equal(torch.cat([made.gate, made.up], dim=1), made.gate_up)
+    assert made.gate.shape == made.up.shape == (E, F, D)
+    assert {name for name, _ in made.named_parameters()} == {"gate_up", "down"}
+    with torch.no_grad():
+        made.up.zero_()  # a view: what is written there is in the parameter
+        indices, weights = routing(3, dtype=dtype)
+        assert not made(randn(3, D).to(dtype), indices, weights).any()
+
+
+@torch.no_grad()
+def test_one_bfloat16_token_leaves_torchs_settings_as_they_were():
+    made, x, chosen = Experts(E, D, F).bfloat16(), randn(1, D).bfloat16(), routing(1, dtype=torch.bfloat16)
+    before = torch.backends.mkldnn.enabled
+    made(x, *chosen)
+    with pytest.raises(ValueError, match="expert 9"):
+        made(x, torch.tensor([[0, 9]]), chosen[1])
+    with pytest.raises(RuntimeError):
+        made(x[:, 1:], *chosen)  # of another width: it fails within the block
+    assert torch.backends.mkldnn.enabled == before
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
@@ -193,10 +222,9 @@ def randomised(module):
     return module.eval()
 
 
-def halves(theirs):
+def stacked(theirs):
     """The routed experts of a block of transformers under our names."""
-    gate, up = theirs.experts.gate_up_proj.data.chunk(2, dim=1)
-    return {"experts.gate": gate, "experts.up": up, "experts.down": theirs.experts.down_proj.data}
+    return {f"experts.{n}": getattr(theirs.experts, f"{n}_proj").data for n in ("gate_up", "down")}
 
 
 @pytest.mark.parametrize("tokens", [1, 21])
@@ -205,13 +233,14 @@ def test_the_gated_mixture_is_qwen_3_5s(tokens):
         hidden_size=D, moe_intermediate_size=F, num_experts=E, num_experts_per_tok=2,
         shared_expert_intermediate_size=10, experts_implementation="eager",
     )  # fmt: skip
-    theirs, ours = randomised(Qwen3_5MoeSparseMoeBlock(config)), GatedMoE(D, E, 2, F, 10)
+    theirs = randomised(Qwen3_5MoeSparseMoeBlock(config))
+    ours = MoE(SoftmaxRouter(D, E, 2), Experts(E, D, F), SwiGLU(D, 10), gated=True)
     shared = {f"shared.{n}.weight": getattr(theirs.shared_expert, f"{n}_proj").weight for n in ("gate", "up", "down")}
-    gates = {"router.weight": theirs.gate.weight, "shared_gate.weight": theirs.shared_expert_gate.weight}
-    ours.load_state_dict(halves(theirs) | shared | gates)
+    gates = {"router.logits.weight": theirs.gate.weight, "shared_gate.weight": theirs.shared_expert_gate.weight}
+    ours.load_state_dict(stacked(theirs) | shared | gates)
     x = randn(1, tokens, D, seed=9)
     _, _, chosen = theirs.gate(x)
-    assert torch.equal(softmax_top_k(ours.router(x[0]), 2)[0].sort().values, chosen.sort().values)
+    assert torch.equal(ours.router(x[0])[0].sort().values, chosen.sort().values)
     assert_close(ours(x), theirs(x), 1e-5, "mixture")
 
 
@@ -221,10 +250,10 @@ def test_the_mixture_is_glm_5s(tokens):
         hidden_size=D, moe_intermediate_size=F, n_routed_experts=E, num_experts_per_tok=3, n_group=1, topk_group=1,
         routed_scaling_factor=2.5, norm_topk_prob=True, n_shared_experts=1, experts_implementation="eager",
     )  # fmt: skip
-    theirs, ours = randomised(GlmMoeDsaMoE(config)), MoE(D, F, E, 1, RouterConfig(3, scale=2.5))
+    theirs, ours = randomised(GlmMoeDsaMoE(config)), sigmoid_moe(D, F, E, 1, RouterConfig(3, scale=2.5))
     shared = {f"shared.{n}.weight": getattr(theirs.shared_experts, f"{n}_proj").weight for n in ("gate", "up", "down")}
-    gates = {"router.weight": theirs.gate.weight, "router.bias": theirs.gate.e_score_correction_bias}
-    ours.load_state_dict(halves(theirs) | shared | gates)
+    gates = {"router.logits.weight": theirs.gate.weight, "router.bias": theirs.gate.e_score_correction_bias}
+    ours.load_state_dict(stacked(theirs) | shared | gates)
     x = randn(1, tokens, D, seed=9)
     _, _, chosen = theirs.gate(x)
     assert torch.equal(ours.router(x[0])[0].sort().values, chosen.sort().values)

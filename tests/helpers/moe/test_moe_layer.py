@@ -15,7 +15,7 @@ from helpers.compare import assert_close, max_error, tolerance
 from helpers.layers.mlp import swiglu
 from helpers.moe.dispatch import sort_pairs
 from helpers.moe.experts import Experts
-from helpers.moe.moe_layer import MoE, RouterConfig
+from helpers.moe.moe_layer import sigmoid_moe
 from helpers.moe.router import (
     hash_route,
     highest,
@@ -25,6 +25,7 @@ from helpers.moe.router import (
     sqrt_softplus_top_k,
     tokens_per_expert,
 )
+from helpers.moe.routers import RouterConfig
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -74,14 +75,16 @@ def deepseek_v3(count, k, groups, kept, scale, normalised, shared):
 @pytest.mark.parametrize("sizes", V3, ids=str)
 def test_the_sigmoid_router_and_the_mixture_are_deepseek_v3s(sizes):
     count, k, *how, shared = sizes
-    theirs, ours = randomised(DeepseekV3MoE(deepseek_v3(*sizes))), MoE(16, 7, count, shared, RouterConfig(k, *how))
+    theirs, ours = (
+        randomised(DeepseekV3MoE(deepseek_v3(*sizes))),
+        sigmoid_moe(16, 7, count, shared, RouterConfig(k, *how)),
+    )
     weights = theirs.state_dict()
-    gate, up = weights["experts.gate_up_proj"].chunk(2, dim=1)
     ours.load_state_dict(
         {
-            "router.weight": weights["gate.weight"],
+            "router.logits.weight": weights["gate.weight"],
             "router.bias": weights["gate.e_score_correction_bias"],
-            **{"experts.gate": gate, "experts.up": up, "experts.down": weights["experts.down_proj"]},
+            **{f"experts.{n}": weights[f"experts.{n}_proj"] for n in ("gate_up", "down")},
             **{f"shared.{n}.weight": weights[f"shared_experts.{n}_proj.weight"] for n in ("gate", "up", "down")},
         }
     )
@@ -100,7 +103,7 @@ def test_the_bias_chooses_and_does_not_weigh():
 
 def test_a_better_expert_in_a_lost_group_is_not_chosen():
     logits = torch.tensor([[3.0, -9.0, 1.0, 1.0]])  # 3 is the best expert, but 1 + 1 is the better pair
-    assert sigmoid_top_k(logits, torch.zeros(4), 2, num_groups=2, kept_groups=1)[0].tolist() == [[2, 3]]
+    assert sigmoid_top_k(logits, torch.zeros(4), 2, num_groups=2, groups_per_token=1)[0].tolist() == [[2, 3]]
     assert 0 in sigmoid_top_k(logits, torch.zeros(4), 2)[0]
 
 
@@ -130,8 +133,7 @@ def test_experts_are_deepseek_v4s_with_a_limit_and_without(limit):
     config = deepseek_v4(5, 2)
     config.swiglu_limit = limit or 1e9
     theirs, ours = randomised(DeepseekV4Experts(config)), Experts(5, 16, 9, limit)
-    gate, up = theirs.gate_up_proj.data.chunk(2, dim=1)
-    ours.load_state_dict({"gate": gate, "up": up, "down": theirs.down_proj.data})
+    ours.load_state_dict({"gate_up": theirs.gate_up_proj.data, "down": theirs.down_proj.data})
     x = randn(30, 16, seed=3)
     indices, weights = softmax_top_k(randn(30, 5, seed=4), 2)
     assert_close(ours(x, indices, weights), theirs(x, indices, weights), tolerance(torch.float32, 32), "experts")
@@ -173,7 +175,7 @@ def test_every_weight_of_a_chosen_expert_learns_and_those_of_others_do_not():
     experts, x = Experts(4, 8, 5), randn(6, 8)
     experts(x, torch.tensor([[0, 2]] * 6), torch.ones(6, 2)).sum().backward()
     moved = torch.stack([weight.grad.flatten(1).abs().amax(dim=1) > 0 for weight in experts.parameters()])
-    assert moved.tolist() == [[True, False, True, False]] * 3
+    assert moved.tolist() == [[True, False, True, False]] * 2
 
 
 def test_the_balancing_bias_evens_out_a_lopsided_load():

@@ -1,16 +1,19 @@
 """Packed experts and routers: what the plain ones say whose weights are the decoded ones."""
 
+import copy
+
 import pytest
 import torch
 
 from helpers.compare import assert_close, max_error, randn, relative_rms, tolerance
 from helpers.moe.experts import Experts
-from helpers.moe.moe_layer import Router, RouterConfig
 from helpers.moe.router import softmax_top_k
+from helpers.moe.routers import RouterConfig, SigmoidRouter
 from helpers.quant.backends import DYNAMIC, encoded_as
 from helpers.quant.cpu import CPU
-from helpers.quant.experts import QuantisedExperts, QuantisedRouter
+from helpers.quant.experts import QuantisedExperts
 from helpers.quant.formats.named import FORMATS
+from helpers.quant.linear import QuantisedLinear
 
 D, F, E = 128, 64, 6
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -23,7 +26,7 @@ def experts(dtype=torch.float32, limit=None):
 
 def decoded(plain, name, wrap=False):
     """The same experts with the weights that the format leaves of them."""
-    made = Experts(E, D, F, plain.limit).to(plain.gate.dtype)
+    made = Experts(E, D, F, plain.limit).to(plain.down.dtype)
     for stack, found in zip((plain.gate, plain.up, plain.down), (made.gate, made.up, made.down), strict=True):
         for e in range(E):
             found[e] = encoded_as(stack[e], name, wrap).decode().view(found[e].shape)
@@ -83,17 +86,27 @@ def test_an_expert_that_is_not_there_is_refused(tokens, wrong):
         packed(randn(tokens, D, seed=0), torch.tensor([[0], [wrong]])[-tokens:], torch.ones(tokens, 1))
 
 
+def packed_router(router, name):
+    """A copy whose matrix is packed."""
+    made = copy.deepcopy(router)
+    made.logits = QuantisedLinear.of(router.logits, name)
+    return made
+
+
 def test_a_packed_router_chooses_by_its_decoded_weight():
     torch.manual_seed(0)
-    router, x = Router(D, 16, RouterConfig(3, scale=2.5)), randn(2, 5, D, seed=4)
+    router, x = SigmoidRouter(D, 16, RouterConfig(3, scale=2.5)), randn(2, 5, D, seed=4)
     router.bias.copy_(0.1 * randn(16, seed=5))
-    packed = QuantisedRouter.of(router, "int4")
-    router.weight.copy_(encoded_as(router.weight, "int4").decode())
+    packed = packed_router(router, "int4")
+    router.logits.weight.copy_(encoded_as(router.logits.weight, "int4").decode())
     for found, wanted in zip(packed(x), router(x), strict=True):
         assert torch.equal(found, wanted)
 
 
 def test_a_packed_router_of_a_bfloat16_model_scores_in_float32():
-    router, x = Router(D, 16, RouterConfig(3)).bfloat16(), randn(5, D, seed=4).bfloat16()
-    _, weights = QuantisedRouter.of(router, "int8")(x)
+    router, x = SigmoidRouter(D, 16, RouterConfig(3)).bfloat16(), randn(5, D, seed=4).bfloat16()
+    _, weights = packed_router(router, "int8")(x)
     assert weights.dtype == torch.float32
+    router.logits.weight.copy_(encoded_as(router.logits.weight, "int8").decode())
+    exact = x.float() @ packed_router(router, "int8").logits.packed.decode(torch.float32).T
+    assert torch.equal(packed_router(router, "int8").logits(x.float()), exact)

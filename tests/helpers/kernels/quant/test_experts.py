@@ -8,7 +8,6 @@ from helpers.kernels.quant.dequantise import FORMATS
 from helpers.kernels.quant.experts import cost, dispatched, packed_stacks, planned, unpacked
 from helpers.moe import dispatch
 from helpers.moe.dispatch import Stacks
-from helpers.moe.experts import lying_along_width
 
 pytestmark = needs_triton
 
@@ -16,13 +15,13 @@ pytestmark = needs_triton
 def layer(tokens, width, hidden, experts, chosen, dtype=torch.float32, limit=None):
     """Tokens, whom they chose, with what weights, and the matrices."""
     indices = numbers(tokens, experts, seed=1).topk(chosen).indices
-    sizes = (experts, hidden, width), (experts, hidden, width), (experts, width, hidden)
+    sizes = (experts, 2 * hidden, width), (experts, width, hidden)
     stacks = Stacks(*(numbers(*size, seed=n, dtype=dtype) for n, size in enumerate(sizes, start=2)), limit)
     return numbers(tokens, width, seed=0, dtype=dtype), indices, numbers(tokens, chosen, seed=5, dtype=dtype), stacks
 
 
 def exact(x, indices, weights, stacks):
-    doubled = Stacks(*(stack.double() for stack in stacks[:3]), stacks.limit)
+    doubled = Stacks(stacks.gate_up.double(), stacks.down.double(), stacks.limit)
     return dispatch.by_loop(x.double(), indices, weights.double(), doubled)
 
 
@@ -47,7 +46,7 @@ def test_it_is_the_loop_over_experts(tokens, width, hidden, experts, chosen, dty
 @pytest.mark.parametrize("name", FORMATS)
 def test_packed_weights_are_the_decoded_ones(tokens, name):
     *given, stacks = layer(tokens, 64, 192, 4, 2)
-    packed = packed_stacks(Stacks(*(stack.cpu() for stack in stacks[:3])), name)
+    packed = packed_stacks(Stacks(stacks.gate_up.cpu(), stacks.down.cpu()), name)
     packed = packed._replace(
         **{k: {p: t.to(WHERE) for p, t in getattr(packed, k).items()} for k in ("gate", "up", "down")}
     )
@@ -63,7 +62,7 @@ def test_the_order_of_experts_and_of_tokens_means_nothing():
     x, indices, weights, stacks = layer(12, 32, 32, 6, 2)
     answer = dispatched(x, indices, weights, stacks)
     order = torch.tensor([3, 0, 5, 1, 4, 2], device=WHERE)
-    renamed = Stacks(*(stack[order].contiguous() for stack in stacks[:3]))
+    renamed = Stacks(stacks.gate_up[order], stacks.down[order])
     near_float64(dispatched(x, order.argsort()[indices], weights, renamed), answer.double(), 128, "renamed experts")
     back = dispatched(x.flip(0), indices.flip(0), weights.flip(0), stacks).flip(0)
     near_float64(back, answer.double(), 128, "tokens backwards")
@@ -72,7 +71,7 @@ def test_the_order_of_experts_and_of_tokens_means_nothing():
 def test_matrices_may_lie_either_way_in_memory():
     """As ``Experts`` keeps them, and as files do."""
     *given, stacks = layer(5, 48, 40, 4, 2)
-    along_width = stacks._replace(down=lying_along_width(stacks.down))
+    along_width = stacks._replace(down=stacks.down.mT.contiguous().mT)
     assert along_width.down.stride() != stacks.down.stride()
     assert torch.equal(dispatched(*given, along_width), dispatched(*given, stacks))
 
@@ -100,6 +99,29 @@ def test_where_a_gradient_is_wanted_the_readable_form_answers():
     answer.sum().backward()
     assert not launched
     assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_packed_weights_are_walked_one_by_one_where_no_kernel_runs(tokens):
+    *given, stacks = layer(tokens, 64, 192, 4, 2)
+    packed = packed_stacks(Stacks(stacks.gate_up.cpu(), stacks.down.cpu(), 0.5), "int8")
+    x, indices, weights = (part.cpu() for part in given)
+    answer, launched = launches_of(dispatched, x.requires_grad_(), indices, weights, packed)
+    assert not launched
+    wanted = exact(x, indices, weights, unpacked(packed, torch.float32))
+    near_float64(answer, wanted, 4 * (64 + 192), "the layer")
+    with pytest.raises(ValueError, match="expert 4 was chosen; there are experts 0 to 3"):
+        dispatched(x, torch.full_like(indices, 4), weights, packed)
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("wrong", [4, -1])
+@pytest.mark.parametrize("name", [None, "int8"])
+def test_an_expert_that_is_not_there_is_refused_as_by_the_sibling(tokens, wrong, name):
+    x, indices, weights, stacks = layer(tokens, 32, 32, 4, 2)
+    given = stacks if name is None else packed_stacks(stacks, name)
+    indices[-1, 0] = wrong
+    refused(dispatched, x, indices, weights, given, message=f"expert {wrong} was chosen; there are experts 0 to 3")
 
 
 @pytest.mark.parametrize(

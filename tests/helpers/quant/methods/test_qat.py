@@ -36,14 +36,14 @@ def mixture() -> nn.ModuleDict:
 
 def test_inside_the_block_experts_are_read_as_rounded_and_outside_they_stay_so():
     model, width = mixture(), Width(3, 8)
-    before = model["experts"].gate.detach().clone()
-    with rounding(model, ["experts.gate"], width) as learning:
-        assert torch.allclose(model["experts"].stacks.gate, rounded(before, 3, 8), atol=1e-6)
+    before = model["experts"].gate_up.detach().clone()
+    with rounding(model, ["experts.gate_up"], width) as learning:
+        assert torch.allclose(model["experts"].stacks.gate_up, rounded(before, 3, 8), atol=1e-6)
         assert [weight.requires_grad for weight in learning] == [True]
         assert not model["router"].weight.requires_grad
         assert torch.equal(learning[0], before)
-    assert isinstance(model["experts"].gate, nn.Parameter)
-    assert torch.allclose(model["experts"].gate, rounded(before, 3, 8), atol=1e-6)
+    assert isinstance(model["experts"].gate_up, nn.Parameter)
+    assert torch.allclose(model["experts"].gate_up, rounded(before, 3, 8), atol=1e-6)
     assert set(model.state_dict()) == set(mixture().state_dict())
     assert all(weight.requires_grad for weight in model.parameters())
 
@@ -78,7 +78,7 @@ def test_an_error_inside_the_block_leaves_a_model_of_plain_weights():
     model = mixture()
 
     def stop():
-        with rounding(model, ["experts.up"], Width(4)):
+        with rounding(model, ["experts.down"], Width(4)):
             raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
