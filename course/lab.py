@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from course.authoring.syllabus import syllabus
 from course.sources import REPOSITORY
+from course.syllabus import ready_lessons
 
 
 def command(port: int, browser: bool, lesson: Path) -> list[str]:
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--port", type=int, default=8888, help="first port to try (default 8888)")
     parser.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     options = parser.parse_args(argv)
-    first = next(lesson for lesson in syllabus() if lesson.ready)
+    first = ready_lessons()[0]
     try:
         port = free_port(options.port)
     except (OSError, OverflowError) as error:
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     lesson = REPOSITORY / "notebooks" / f"{first.stem}.ipynb"
     browser = has_screen() and not options.no_browser
     print(
-        f"Opening lesson {first.id}, {first.title}. Ctrl-C twice ends JupyterLab."
+        f"Opening lesson {first.number}, {first.title}. Ctrl-C twice ends JupyterLab."
         if browser
         else "JupyterLab prints its address below; open it in a browser. Ctrl-C twice ends JupyterLab.",
         flush=True,

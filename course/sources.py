@@ -13,10 +13,10 @@ from pathlib import Path
 import jupytext
 import nbformat
 
+from course import syllabus
 from helpers.files import read_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LESSONS = REPOSITORY / "course" / "lessons"
 FORMAT = "py:percent"
 NEW_CELL = {
     "code": nbformat.v4.new_code_cell,
@@ -64,16 +64,11 @@ def stub(region: re.Match) -> str:
 
 
 def sources() -> dict[str, Path]:
-    """Lesson id ("00") to source file, in order."""
-    return {path.name[:2]: path for path in sorted(LESSONS.glob("[0-9][0-9]_*.py"))}
-
-
-def source(lesson: str) -> Path:
-    """The source of a lesson id. Raises ValueError that names the ids there are."""
-    found = sources()
-    if lesson not in found:
-        raise ValueError(f"no lesson {lesson!r}; there are {', '.join(found) or 'none'}")
-    return found[lesson]
+    """A lesson's name to its source, in the course's order. Raises ValueError for a source that has no place in it."""
+    rows = syllabus.syllabus()
+    if lost := sorted({path.stem for path in syllabus.LESSONS.glob("*.py")} - {lesson.name for lesson in rows}):
+        raise ValueError(f"course/lessons/{lost[0]}.py has no row in {syllabus.FILE.name}: give it one, in its place")
+    return {lesson.name: lesson.source for lesson in rows if lesson.ready}
 
 
 def cells(path: Path) -> list[Cell]:
@@ -129,7 +124,7 @@ def _is_whole(cell) -> bool:
 @cache
 def exercise_cells(lesson: str) -> dict[str, Cell]:
     """Exercise id to its cell."""
-    return {name: cell for cell in cells(source(lesson)) if (name := cell.tag("exercise"))}
+    return {name: cell for cell in cells(syllabus.find(lesson).source) if (name := cell.tag("exercise"))}
 
 
 def solution_of(lesson: str, exercise: str) -> str:

@@ -1,9 +1,8 @@
-"""Looking into a model while it runs, or making a part answer otherwise, for a while: no line of it is changed."""
+"""Looking into a model while it runs, for a while: no line of it is changed."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 
@@ -16,15 +15,3 @@ def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def answering(forwards: Mapping[nn.Module, Callable]) -> Iterator[None]:
-    """Within the block each of these modules uses the given function as its ``forward``; afterwards its own again."""
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module in forwards:
-            del module.forward

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from course.authoring.syllabus import fill_requirements
+from course.authoring.readme import fill_requirements
 from course.pip_install import CPU_WHEELS as CPU_INDEX
 from course.pip_install import PINS
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from course.authoring.syllabus import fill_readme
+from course.authoring.readme import fill_readme
 from course.bootstrap import OLDEST
 from course.cli import COMMANDS
 from course.sources import cells, sources
@@ -394,7 +394,7 @@ def test_no_file_names_a_package_registry_except_torchs_own_index_where_it_is_ne
     may_name_index = {
         "binder/requirements.txt",
         "course/pip_install.py",
-        "course/authoring/syllabus.py",
+        "course/authoring/readme.py",
         ".github/workflows/nightly.yml",
         "tests/test_binder.py",
     }

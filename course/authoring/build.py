@@ -1,10 +1,11 @@
-"""One source, every reader: ``course/lessons/NN_name.py`` becomes notebooks, byte for byte the same on every run.
+"""One source, every reader: ``course/lessons/name.py`` becomes notebooks, byte for byte the same on every run.
 
     notebooks/NN_name.ipynb        what a learner opens: exercises blank, no outputs; committed
     build/solved/NN_name.ipynb     the same with solutions: what CI runs
 
-The README's lesson table and Binder's requirements are made here too. ``--check`` writes nothing committed and tells
-what differs.
+NN is the lesson's place in ``syllabus.toml``; it is put before the title, and ``[[name]]`` in prose becomes the title
+of that lesson and a link to it. So a lesson that is put in or moved changes no other source. The README's table of
+lessons and Binder's requirements are made here too. ``--check`` writes nothing committed and tells what differs.
 """
 
 import argparse
@@ -19,8 +20,9 @@ from pathlib import Path
 
 import nbformat
 
-from course.authoring.syllabus import fill_readme, fill_requirements
+from course.authoring.readme import fill_readme, fill_requirements
 from course.sources import NEW_CELL, REPOSITORY, Cell, cells, read_notebook, sources
+from course.syllabus import Lesson, linked, numbered, ready_lessons
 from helpers.files import read_text, write_texts
 
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -41,9 +43,9 @@ _METADATA = {
 }
 
 
-def notebook(source: Path, solved: bool) -> str:
-    """The notebook of a source as text. Raises ValueError, naming file and cell, for a source against the rules."""
-    return _notebook(checked_cells(source), solved)
+def notebook(lesson: Lesson, solved: bool) -> str:
+    """A lesson's notebook as text. Raises ValueError, naming file and cell, for a source against the rules."""
+    return _notebook(lesson, checked_cells(lesson.source), solved)
 
 
 def checked_cells(source: Path) -> list[Cell]:
@@ -53,8 +55,8 @@ def checked_cells(source: Path) -> list[Cell]:
     return found
 
 
-def _notebook(found: list[Cell], solved: bool) -> str:
-    made = nbformat.v4.new_notebook(metadata=_METADATA, cells=_notebook_cells(found, solved))
+def _notebook(lesson: Lesson, found: list[Cell], solved: bool) -> str:
+    made = nbformat.v4.new_notebook(metadata=_METADATA, cells=_notebook_cells(lesson, found, solved))
     made.metadata["course"] = {"cells": cells_hash(cell.source for cell in made.cells)}
     made.nbformat_minor = 5
     nbformat.validate(made)
@@ -66,13 +68,29 @@ def cells_hash(texts: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _notebook_cells(found: list[Cell], solved: bool) -> list:
+def _notebook_cells(lesson: Lesson, found: list[Cell], solved: bool) -> list:
     made = []
-    for cell, name in zip(found, cell_ids(found), strict=True):
-        text = cell.solved if solved else cell.given
+    for cell, name, text in zip(found, cell_ids(found), texts(lesson, found, solved), strict=True):
         metadata = {"tags": list(cell.tags)} if cell.tags else {}
         made.append(NEW_CELL[cell.kind](text, id=name, metadata=metadata))
     return made
+
+
+def texts(lesson: Lesson, found: list[Cell], solved: bool = False) -> list[str]:
+    """What each cell of the notebook holds: lessons numbered and linked, solutions taken out or left in.
+
+    Raises ValueError for a link to a lesson that the syllabus does not have.
+    """
+    try:
+        return [_text(lesson, cell, solved) for cell in found]
+    except ValueError as error:
+        raise ValueError(f"{lesson.source.name}: {error}") from None
+
+
+def _text(lesson: Lesson, cell: Cell, solved: bool) -> str:
+    if cell.kind == "markdown":
+        return numbered(lesson, linked(cell.text))
+    return cell.solved if solved else cell.given
 
 
 def cell_ids(found: list[Cell]) -> list[str]:
@@ -136,11 +154,12 @@ def _check_code(cell: Cell, where: str) -> None:
 
 def targets() -> dict[Path, str]:
     """Every built file and its text."""
+    sources()  # a ValueError for one without a row
     made = {}
-    for path in sources().values():
-        found = checked_cells(path)
-        made[NOTEBOOKS / f"{path.stem}.ipynb"] = _notebook(found, solved=False)
-        made[SOLVED / f"{path.stem}.ipynb"] = _notebook(found, solved=True)
+    for lesson in ready_lessons():
+        found = checked_cells(lesson.source)
+        made[NOTEBOOKS / f"{lesson.stem}.ipynb"] = _notebook(lesson, found, solved=False)
+        made[SOLVED / f"{lesson.stem}.ipynb"] = _notebook(lesson, found, solved=True)
     made[REPOSITORY / "README.md"] = fill_readme(read_text(REPOSITORY / "README.md"))
     made[REPOSITORY / "binder" / "requirements.txt"] = fill_requirements()
     return made
@@ -191,8 +210,8 @@ def _differs(path: Path, text: str) -> bool:
 
 
 def orphans() -> list[Path]:
-    """Built notebooks whose source is gone."""
-    stems = {path.stem for path in sources().values()}
+    """Built notebooks whose source is gone, or has another place now."""
+    stems = {lesson.stem for lesson in ready_lessons()}
     return [p for folder in (NOTEBOOKS, SOLVED) for p in folder.glob("[0-9][0-9]_*.ipynb") if p.stem not in stems]
 
 

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Iterator
 
 from course.authoring.build import checked_cells
-from course.authoring.syllabus import syllabus
 from course.exercise.exercise import Exercise
-from course.sources import Cell, source, sources
+from course.sources import Cell, sources
+from course.syllabus import find
 
+TO_WRITE = "WRITE:"  # where a template of `course new` waits for a person
 PARAMETERS = ("scale", "checkpoint", "device", "seed")
 _MAY_IMPORT = {
     "torch",
@@ -135,6 +136,12 @@ def predicts_and_reveals(found: list[Cell]) -> Iterator[str]:
         yield f"the prediction {name!r} is {wrong}"
 
 
+def nothing_left_to_write(found: list[Cell]) -> Iterator[str]:
+    for cell in found:
+        if TO_WRITE in cell.text:
+            yield f"{TO_WRITE} is still there ({_first(cell)})"
+
+
 RULES = [
     short_cells,
     no_more_than_two_code_cells_in_a_row,
@@ -147,12 +154,13 @@ RULES = [
     imports_known,
     five_exercises,
     predicts_and_reveals,
+    nothing_left_to_write,
 ]
 
 
 def exercises(lesson: str) -> dict[str, Exercise]:
     """Exercise id to its check, from the lesson's checks module."""
-    module = importlib.import_module(f"course.checks.lesson_{lesson}")
+    module = importlib.import_module(f"course.checks.{lesson}")
     return {value.id: value for value in vars(module).values() if isinstance(value, Exercise)}
 
 
@@ -161,9 +169,8 @@ def complaints(lesson: str) -> list[str]:
 
     Raises ValueError where there is no such lesson.
     """
-    path = source(lesson)
     try:
-        found = checked_cells(path)
+        found = checked_cells(find(lesson).source)
     except ValueError as error:
         return [str(error)]
     said = [sentence for rule in RULES for sentence in rule(found)]
@@ -182,12 +189,10 @@ def complaints(lesson: str) -> list[str]:
 
 def _title(lesson: str, found: list[Cell]) -> Iterator[str]:
     """The lesson's own title is the syllabus's: a learner finds the same words in README, tab and page."""
-    row = next((row for row in syllabus() if row.id == lesson), None)
+    row = find(lesson)
     title = next((text for cell in found for marks, text in _HEADING.findall(_prose(cell)) if marks == "#"), None)
-    if row is None:
-        yield "it is not in syllabus.toml"
-    elif title != f"{row.id} · {row.title}":
-        yield f"its title is {title!r}; the syllabus says '{row.id} · {row.title}'"
+    if title != row.title:
+        yield f"its title is {title!r}; the syllabus says {row.title!r}, and build puts the number before it"
 
 
 def _prose(cell: Cell) -> str:
@@ -220,12 +225,12 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python3 -m course check", description="Hold lessons to the rules of the house."
     )
-    parser.add_argument("lessons", nargs="*", metavar="NN", help="two digits; all lessons when none is given")
-    wanted = [name.zfill(2) for name in parser.parse_args(argv).lessons] or list(sources())
+    parser.add_argument("lessons", nargs="*", metavar="LESSON", help="names or numbers; all lessons when none is given")
+    wanted = parser.parse_args(argv).lessons or list(sources())
     said = 0
     for lesson in wanted:
         try:
-            found = complaints(lesson)
+            found = complaints(find(lesson).name)
         except ValueError as error:
             found = [str(error)]
         for sentence in found:

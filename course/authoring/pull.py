@@ -1,4 +1,4 @@
-"""An edit made in JupyterLab comes back into the lesson's source: ``python3 -m course pull NN``.
+"""An edit made in JupyterLab comes back into the lesson's source: ``python3 -m course pull LESSON``.
 
 Cells are matched by id, or by their tag. A cell that was not touched keeps its source to the letter; a touched one
 brings its text, kind and tags; an exercise cell keeps its solution region where the stub still stands. What was made
@@ -15,7 +15,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from course.authoring.build import NOTEBOOKS, built_from, cell_ids, cells_hash, keep, telling_id
+from course.authoring.build import NOTEBOOKS, built_from, cell_ids, cells_hash, keep, telling_id, texts
 from course.sources import (
     FORMAT,
     NEW_CELL,
@@ -25,9 +25,9 @@ from course.sources import (
     cells_of,
     read_notebook,
     read_source,
-    source,
     stub,
 )
+from course.syllabus import Lesson, as_written, find
 from helpers.files import read_text, write_texts
 
 _HEAD = r"(?m)^[ \t]*#[ \t]*(%%|<codecell>|In\[)"
@@ -46,8 +46,8 @@ def pulled(lesson: str) -> str:
     Raises ValueError, one line that names the cell, where a stub was edited or a cell with a solution is gone (the
     solution belongs in the source), and for what a source cannot hold; OSError for a file that cannot be read.
     """
-    path = source(lesson)
-    made, edited = read_source(path), read_notebook(_notebook_of(path))
+    found = find(lesson)
+    made, edited = read_source(found.source), _edited(found)
     before = cells_of(made)
     known = {name: pair for name, *pair in zip(cell_ids(before), before, made.cells, strict=True)}
     names = [_matching(cell, known) for cell in edited.cells]
@@ -60,8 +60,20 @@ def pulled(lesson: str) -> str:
     return text
 
 
-def _notebook_of(path: Path) -> Path:
-    return NOTEBOOKS / f"{path.stem}.ipynb"
+def _edited(lesson: Lesson):
+    """The lesson's notebook with its titles and links as a source has them."""
+    notebook = read_notebook(_notebook_of(lesson))
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            try:
+                cell.source = as_written(lesson, cell.source)
+            except ValueError as error:
+                raise ValueError(f"cell {number + 1} ({_first(cell.source)}): {error}") from None
+    return notebook
+
+
+def _notebook_of(lesson: Lesson) -> Path:
+    return NOTEBOOKS / f"{lesson.stem}.ipynb"
 
 
 def _matching(edited, known: dict) -> str | None:
@@ -132,10 +144,11 @@ def _first(text: str) -> str:
 
 def pull(lesson: str) -> bool:
     """Bring the edits of a lesson's notebook into its source. Returns whether there were any. Raises as ``pulled``."""
-    path, text = source(lesson), pulled(lesson)
+    found, text = find(lesson), pulled(lesson)
+    path = found.source
     if read_text(path) == text:
         return False
-    if built_from(read_notebook(_notebook_of(path))) != cells_hash(cell.given for cell in cells(path)):
+    if built_from(read_notebook(_notebook_of(found))) != cells_hash(texts(found, cells(path))):
         keep(path)  # edited since this notebook was built from it
     write_texts({path: text})
     return True
@@ -143,14 +156,14 @@ def pull(lesson: str) -> bool:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m course pull", description="Bring an edit in JupyterLab back.")
-    parser.add_argument("lesson", help="two digits, such as 03")
-    lesson = parser.parse_args(argv).lesson.zfill(2)
+    parser.add_argument("lesson", help="its name or its number: dsa, 07")
+    lesson = parser.parse_args(argv).lesson
     try:
         changed = pull(lesson)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    name = source(lesson).name
+    name = find(lesson).source.name
     said = "updated from the notebook; look at it with git diff, then python3 -m course build"
     print(f"{name}: {said if changed else 'nothing to bring back'}")
     return 0

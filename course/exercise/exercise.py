@@ -1,6 +1,6 @@
 """Exercises: a check that names the classic mistake, hints in steps, the solution last; predictions, kept.
 
-A checks module (``course/checks/lesson_NN.py``) makes one ``Exercise`` for each ``exercise:ID`` of its lesson.
+A checks module (``course/checks/NAME.py``) makes one ``Exercise`` for each ``exercise:ID`` of its lesson.
 A check prints ✓, ✗ with the mistake named, or ○ for a blank, and never stops a learner's run. With COURSE_STRICT=1
 (CI) or under nbgrader anything but ✓ raises ``NotPassed``, so that a red check is a red run.
 """
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from course.exercise.learner import learner_store
+from course.exercise.learner import learner_store, stored_prediction
 from course.exercise.time_limit import TimeLimit, run_limited
 
 __all__ = ["Exercise", "NotPassed", "Wrong", "attempt", "learner_store", "predict", "returned", "reveal", "tensor"]
@@ -130,10 +130,10 @@ class Exercise:
 def predict(name: str, guess, unit: str = "") -> None:
     """Store a prediction until ``reveal(name, ...)`` meets it with a measurement; says nothing about the truth.
 
-    ``name`` is "NN.what". A guess of ``...`` is a blank and is not stored; a guess that is no number is refused.
+    ``name`` is "lesson.what". A guess of ``...`` is a blank and is not stored; a guess that is no number is refused.
     """
-    store = learner_store("predictions")
-    if guess is ... and (earlier := store.get(name)):
+    store, earlier = learner_store("predictions"), stored_prediction(name)
+    if guess is ... and earlier:
         print(f"○ {name}: your earlier prediction stays: {earlier['guess']:g} {earlier['unit']}".rstrip())
     elif guess is ...:
         print(f"○ {name}: no prediction yet. Replace ... by a number; a wrong one teaches more than none.")
@@ -146,7 +146,7 @@ def predict(name: str, guess, unit: str = "") -> None:
 
 def reveal(name: str, machine: float | None = None, formula: float | None = None, unit: str | None = None) -> None:
     """Print what the learner said beside what the formula and this machine say, each with its distance."""
-    stored = learner_store("predictions").get(name) or {}
+    stored = stored_prediction(name) or {}
     guess, unit = stored.get("guess"), stored.get("unit", "") if unit is None else unit
     truth = machine if machine is not None else formula
     rows = [("you said", guess), ("the formula says", formula), ("the machine says", machine)]

@@ -16,6 +16,27 @@ from helpers.files import refuse_where_not_ours, write_whole
 _HOME = Path(__file__).resolve().parents[2] / "build" / "learner"
 _stores: dict[Path, "LearnerStore"] = {}
 
+# Until December 2026 predictions were stored under the number that their lesson had then.
+NUMBER_THEN = {
+    "roofline": "00",
+    "claims": "01",
+    "open_a_model": "03",
+    "tokenizer": "04",
+    "attention": "05",
+    "mla": "06",
+    "dsa": "07",
+    "deltanet": "08",
+    "what_came_next": "09",
+    "experts": "10",
+    "mtp": "11",
+    "training_bill": "12",
+    "formats": "13",
+    "gptq_awq": "14",
+    "quantise_moe": "15",
+    "kernels": "16",
+    "speculative": "18",
+}
+
 
 class LearnerStore:
     """A dict in one JSON file. Where that cannot be read or written, it stays as it is, and the dict lasts as long as
@@ -87,3 +108,9 @@ def learner_store(name: str) -> LearnerStore:
     if path not in _stores:
         _stores[path] = LearnerStore(path)
     return _stores[path]
+
+
+def stored_prediction(name: str) -> dict | None:
+    """The learner's prediction ``dsa.crossover``; one that was stored as ``07.crossover`` is found too."""
+    store, (lesson, _, what) = learner_store("predictions"), name.partition(".")
+    return store.get(name) or store.get(f"{NUMBER_THEN.get(lesson)}.{what}")

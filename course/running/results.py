@@ -21,10 +21,6 @@ class LessonFile:
     def name(self) -> str:
         return self.path.stem
 
-    @property
-    def number(self) -> str:
-        return self.name.split("_")[0]
-
     def count_cells(self) -> int:
         """How many code cells it has; none for a file that is no notebook, which the run itself will report."""
         try:

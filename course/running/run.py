@@ -1,4 +1,4 @@
-"""``python3 -m course run [NN ...]``: lessons headless, and a report: what passed, how fast, in how much memory."""
+"""``python3 -m course run [LESSON ...]``: lessons headless, and a report: what passed, how fast, in how much memory."""
 
 import argparse
 import os
@@ -14,7 +14,8 @@ from course.numbers import above_zero, whole
 from course.running import report, resume
 from course.running.results import MEMORY_LIMIT_BYTES, SCALES, LessonFile, Result, Settings
 from course.running.schedule import Progress, run_side_by_side
-from course.sources import REPOSITORY, sources
+from course.sources import REPOSITORY
+from course.syllabus import means, no_lesson, ready_lessons
 from helpers.files import not_written
 from helpers.units import format_bytes, format_seconds
 
@@ -123,30 +124,31 @@ def _lesson_files(solved: bool) -> list[LessonFile]:
     """
     if solved:
         return [LessonFile(path) for path in _solved_notebooks()]
-    return [LessonFile(path) for path in sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
+    there = (REPOSITORY / "notebooks" / f"{lesson.stem}.ipynb" for lesson in ready_lessons())
+    return [LessonFile(path) for path in there if path.exists()]
 
 
 def _solved_notebooks() -> Iterator[Path]:
     from course.authoring.build import SOLVED, notebook
 
     SOLVED.mkdir(parents=True, exist_ok=True)
-    for source in sources().values():
-        path, text = SOLVED / f"{source.stem}.ipynb", notebook(source, solved=True)
+    for lesson in ready_lessons():
+        path, text = SOLVED / f"{lesson.stem}.ipynb", notebook(lesson, solved=True)
         path.write_text(text, encoding="utf-8", newline="\n")
         yield path
 
 
 def choose(lessons: list[LessonFile], asked: list[str]) -> list[LessonFile]:
-    """The lessons asked for ("3", "03" or "03_name"), in the course's order; all for an empty list.
+    """The lessons asked for ("dsa", "7", "07" or "07_dsa"), in the course's order; all for an empty list.
 
     Raises ValueError that names what there is.
     """
     if not lessons:
         raise ValueError("there are no lessons: python3 -m course build makes notebooks/ from course/lessons/")
-    numbers = [name.split("_")[0].zfill(2) for name in asked]
-    if unknown := sorted(set(numbers) - {lesson.number for lesson in lessons}):
-        raise ValueError(f"no lesson {', '.join(unknown)}; there are {', '.join(lesson.number for lesson in lessons)}")
-    return [lesson for lesson in lessons if not asked or lesson.number in numbers]
+    names = [lesson.name for lesson in lessons]
+    if unknown := [word for word in asked if not any(means(word, name) for name in names)]:
+        raise ValueError(no_lesson(unknown, names))
+    return [lesson for lesson in lessons if not asked or any(means(word, lesson.name) for word in asked)]
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -156,7 +158,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m course run", description="Run lessons headless.")
-    parser.add_argument("lessons", nargs="*", metavar="NN", help="lesson numbers; all of them if none is given")
+    parser.add_argument("lessons", nargs="*", metavar="LESSON", help="names or numbers; all of them if none is given")
     parser.add_argument("--solved", action="store_true", help="with solutions, and every check must pass")
     parser.add_argument("--offline", action="store_true", help="block the network for the kernels")
     parser.add_argument("--fresh", action="store_true", help="run everything again, even after a run that was cut off")

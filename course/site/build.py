@@ -20,7 +20,7 @@ from course.site.front import front_page
 from course.site.lessons import lesson_page
 from course.site.measured import measured_page, parity_page
 from course.site.runs import Run
-from course.sources import sources
+from course.syllabus import ready_lessons
 
 STYLE = Path(__file__).with_name("look.css")
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
@@ -50,7 +50,7 @@ def build_site(run: Run, target: Path) -> int:
 
     Raises ValueError with what Sphinx complains of, or for a record that cannot be read; OSError.
     """
-    lessons = {path.stem: lesson_page(run.lesson(path.stem), path, run.in_words) for path in sources().values()}
+    lessons = {row.stem: lesson_page(run.lesson(row.stem), row, run.in_words) for row in ready_lessons()}
     tables = {"ledger": ledger_page(), "models": models_page(), "hardware": hardware_page()}
     measured = {"parity": parity_page(), "measured": measured_page()}
     return build_pages(lessons, {"index": front_page(), **tables, **measured}, target)

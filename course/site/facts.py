@@ -1,7 +1,7 @@
 """The claim ledger and the tables of facts as pages."""
 
 from course.site.tables import Html, Row, small, table
-from course.sources import sources
+from course.syllabus import syllabus
 from helpers.claims.ledger import PARTS, Claim, ledger
 from helpers.facts import table as facts
 
@@ -47,9 +47,9 @@ def _claim(claim: Claim) -> Row:
 
 
 def lesson_link(lesson: str) -> Html:
-    """The number of a lesson, as a link where there is a page."""
-    found = sources().get(lesson)
-    return Html(f'<a href="lessons/{found.stem}.html">{lesson}</a>' if found else lesson)
+    """The number of a lesson, given by name, as a link where there is a page."""
+    found = next(row for row in syllabus() if row.name == lesson)
+    return Html(f'<a href="lessons/{found.stem}.html">{found.number}</a>' if found.ready else found.number)
 
 
 def models_page() -> str:

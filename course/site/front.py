@@ -2,9 +2,9 @@
 
 from html import escape
 
-from course.authoring.syllabus import Lesson, syllabus
 from course.site.tables import Html, Row, link, small, table
 from course.sources import REPOSITORY
+from course.syllabus import Lesson, ready_lessons, syllabus
 
 TABLES = {  # page to title; the order of the sidebar
     "ledger": "The claim ledger",
@@ -19,7 +19,7 @@ def front_page() -> str:
     """Markdown of the first page. What is hidden in it makes the sidebar."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     first_screen = readme.split("\n## ", 1)[0]
-    ready = [f"lessons/{lesson.stem}" for lesson in syllabus() if lesson.ready]
+    ready = [f"lessons/{lesson.stem}" for lesson in ready_lessons()]
     tables = "\n".join(f"- [{title}]({page}.md)" for page, title in TABLES.items())
     return f"""{first_screen}
 
@@ -55,9 +55,9 @@ def _together(lessons: list[Lesson]) -> str:
 
 def _lesson(lesson: Lesson) -> Row:
     if not lesson.ready:
-        return lesson.id, small(lesson.title, f"{lesson.question} In preparation."), lesson.minutes
+        return lesson.number, small(lesson.title, f"{lesson.question} In preparation."), lesson.minutes
     title = link(lesson.title, f"lessons/{lesson.stem}.html")
-    return lesson.id, Html(f"{title}<br><small>{escape(lesson.question)}</small>"), lesson.minutes
+    return lesson.number, Html(f"{title}<br><small>{escape(lesson.question)}</small>"), lesson.minutes
 
 
 def _sidebar(caption: str, pages: list[str]) -> str:

@@ -1,7 +1,6 @@
 """An executed lesson as a page: plots alive, exercises as a learner finds them, each solution folded below its own."""
 
 import copy
-from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
@@ -9,16 +8,17 @@ from nbformat import NotebookNode
 from course.authoring.build import cell_ids
 from course.running.page import PLOT_CLASS, without_widgets
 from course.sources import Cell, cells
+from course.syllabus import Lesson
 
 _FOLDED = {"mystnb": {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}}
 
 
-def lesson_page(executed: NotebookNode, source: Path, words: str) -> NotebookNode:
+def lesson_page(executed: NotebookNode, lesson: Lesson, words: str) -> NotebookNode:
     """The notebook that Sphinx reads; ``words`` say how it was executed, and stand below the title."""
-    written = _by_id(cells(source))
+    written = _by_id(cells(lesson.source))
     page = without_widgets(executed)
     page.cells = [made for cell in page.cells for made in _shown(cell, written)]
-    page.cells.insert(1, _caption(source.stem, words))
+    page.cells.insert(1, _caption(lesson.stem, words))
     page.metadata.pop("papermill", None)  # paths of this machine
     return page
 

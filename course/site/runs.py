@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 
 from course.authoring.build import notebook
-from course.sources import sources
+from course.syllabus import ready_lessons
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Run:
 
 def newest_whole_run(root: Path) -> Run | None:
     """The newest solved run in ``root`` in which every lesson passed, made from the sources as they are now."""
-    hashes = {path.stem: _cells_hash(nbformat.reads(notebook(path, solved=True), 4)) for path in sources().values()}
+    hashes = {row.stem: _cells_hash(nbformat.reads(notebook(row, solved=True), 4)) for row in ready_lessons()}
     reports = [report for path in root.glob("solved-*/report.json") if (report := _report(path, hashes))]
     return max(reports, key=lambda run: run.finished, default=None)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from helpers.device import can_compile
+from helpers.functions import Layer
 from helpers.layers.kv_cache import Cache
 from helpers.layers.ragged import check_ids, check_mask
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -35,7 +36,8 @@ class Compiled(nn.Module):
     """
 
     def __init__(self, model: nn.Module, capacity: int):
-        if asking := {type(part).__name__ for part in model.modules() if getattr(part, "asks_the_text", False)}:
+        layers = [part for part in model.modules() if isinstance(part, Layer)]
+        if asking := {type(layer).__name__ for layer in layers if layer.asks_the_text}:
             raise ValueError(f"{', '.join(sorted(asking))} cannot be compiled: which weights work depends on the text")
         model.new_cache().reserve(capacity)  # a ValueError now rather than at the first token
         super().__init__()

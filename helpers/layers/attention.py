@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from helpers.functions import Layer, declared
 from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import RMSNorm
 from helpers.layers.rope import rotate
@@ -36,12 +37,14 @@ def attend(
     return torch.einsum("bgjts,bsgv->btgjv", weights.to(value.dtype), value).flatten(2, 3)
 
 
-class Attention(nn.Module):
+class Attention(Layer):
     """Grouped-query attention with Qwen3's norms on the queries and the keys of each head, before the rotation.
 
     Source: Qwen team, "Qwen3 Technical Report", 2025, section 2; transformers' ``Qwen3Attention``. Built in lesson
     `attention`.
     """
+
+    functions = declared(attend=attend)
 
     def __init__(self, width: int, num_heads: int, num_kv_heads: int, head_dim: int, epsilon: float):
         super().__init__()
@@ -63,7 +66,7 @@ class Attention(nn.Module):
         query, key, value = self.project(x, rotary)
         if cache is not None:
             key, value = cache.write(key, value, positions)
-        return self.output(attend(query, key, value, causal_mask(positions, key.shape[1])).flatten(2))
+        return self.output(self.functions["attend"](query, key, value, causal_mask(positions, key.shape[1])).flatten(2))
 
     def project(
         self, x: Float[Tensor, "B T D"], rotary: tuple[Tensor, Tensor]

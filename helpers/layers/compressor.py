@@ -11,6 +11,7 @@ Source: DeepSeek-AI, "DeepSeek-V4", 2026, sections 2.3.1 and 2.3.2; transformers
 import torch
 from torch import nn
 
+from helpers.functions import Layer, declared
 from helpers.layers.dsa import scores, select_tokens
 from helpers.layers.kv_cache import CacheEntry, KVBuffer, rows_joined
 from helpers.layers.norm import RMSNorm
@@ -173,11 +174,13 @@ class Compressor(nn.Module):
         return Entries(self._tail, self.ratio)
 
 
-class EntryIndexer(nn.Module):
+class EntryIndexer(Layer):
     """Which ``k`` entries each query reads: the lightning indexer of sparse attention, over entries of its own.
 
     Source: "DeepSeek-V4", equations 13 to 17; transformers' ``DeepseekV4Indexer``. Built in lesson `what_came_next`.
     """
+
+    functions = declared(scores=scores, select_tokens=select_tokens)
 
     def __init__(self, width: int, query_rank: int, num_heads: int, head_dim: int, ratio: int, k: int, epsilon: float):
         super().__init__()
@@ -220,4 +223,5 @@ class EntryIndexer(nn.Module):
         keys: Float[Tensor, "B N K"],
     ) -> Int[Tensor, "B T chosen"]:
         unseen = ~complete(positions, self.compressor.ratio, keys.shape[1])
-        return select_tokens(scores(query, keys, weights).masked_fill(unseen, float("-inf")), self.k)
+        wanted = self.functions["scores"](query, keys, weights).masked_fill(unseen, float("-inf"))
+        return self.functions["select_tokens"](wanted, self.k)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.functions import Layer, declared
 from helpers.layers.kv_cache import CacheEntry, rows_joined
 from helpers.layers.norm import rms_norm
 from helpers.layers.ragged import Rows
@@ -244,12 +245,14 @@ class DeltaState(CacheEntry):
         return sum(x.numel() * x.element_size() for x in (self.memory, self.inputs) if x is not None)
 
 
-class GatedDeltaNet(nn.Module):
+class GatedDeltaNet(Layer):
     """The layer: projections, a short convolution over queries, keys and values, the delta rule, a gated norm.
 
     Each of ``num_key_heads`` serves num_value_heads / num_key_heads consecutive value heads. Built in lesson
     `deltanet`. Source: "Gated Delta Networks", section 3.4; transformers' ``Qwen3_5GatedDeltaNet``.
     """
+
+    functions = declared(one_token=delta_rule, many_tokens=chunked_delta_rule)  # one needs no system of equations
 
     def __init__(
         self,
@@ -263,7 +266,6 @@ class GatedDeltaNet(nn.Module):
     ):
         super().__init__()
         self.key_dim, self.value_dim, self.epsilon = key_dim, value_dim, epsilon
-        self.rules = delta_rule, chunked_delta_rule  # for one token, which needs no system of equations, and for many
         self.sizes = [num_key_heads * key_dim, num_key_heads * key_dim, num_value_heads * value_dim]
         self.mix = nn.Linear(width, sum(self.sizes), bias=False)  # queries, keys and values
         self.gate = nn.Linear(width, num_value_heads * value_dim, bias=False)
@@ -283,10 +285,11 @@ class GatedDeltaNet(nn.Module):
         before, memory = self._start(mixed, cache)
         query, key, value = self._split(short_conv(mixed, self.conv, before))
         log_decay, beta = self._strengths(x, rows.real)
-        read, memory = self.rules[x.shape[1] > 1](query, key, value, log_decay, beta, memory)
+        rule = self.functions["many_tokens" if x.shape[1] > 1 else "one_token"]
+        read, memory = rule(query, key, value, log_decay, beta, memory)
         if cache is not None:
             written = Written(key, value, log_decay, beta, mixed)
-            cache.write(memory, _last(before, mixed, rows.lengths), written, self.rules[1])
+            cache.write(memory, _last(before, mixed, rows.lengths), written, self.functions["many_tokens"])
         return self.output(gated_norm(read.to(x.dtype), gate, self.norm, self.epsilon).flatten(2))
 
     def _start(self, mixed: Tensor, cache: DeltaState | None) -> tuple[Tensor, Tensor]:

@@ -10,15 +10,17 @@ nothing, which is why it is trained apart, to imitate dense attention.
 Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; IndexShare: arXiv 2603.12201.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.functions import Layer, declared
 from helpers.layers.attention import causal_mask
 from helpers.layers.kv_cache import CacheEntry, KVBuffer
 from helpers.layers.mla import MLA, Latents, absorbed
+from helpers.layers.rope import Rotation
 from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
 
@@ -118,20 +120,22 @@ def _blocks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(part.split(QUERIES_PER_BLOCK, dim=1) for part in parts), strict=True)
 
 
-class Indexer(nn.Module):
+class Indexer(Layer):
     """The lightning indexer: which ``k`` tokens each query reads.
 
-    The first ``rotary_dim`` coordinates of its heads and of its key are turned. ``turn`` says by which pairing, since
-    the checkpoints disagree: DeepSeek-V3.2's by ``rotate`` (half-split, although its attention pairs neighbours),
-    GLM-5's by ``rotate_neighbours``. The wrong one answers fluently, and chooses the wrong tokens.
+    The first ``rotary_dim`` coordinates of its heads and of its key are turned by ``rotate``, a fact of the
+    family: DeepSeek-V3.2's checkpoints want the half-split ``helpers.layers.rope.rotate`` (although its attention pairs
+    neighbours), GLM-5's want ``rotate_neighbours``. The wrong one answers fluently, and chooses the wrong tokens.
     Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, equation 1; transformers' ``DeepseekV32Indexer``. Built in lesson `dsa`.
     """
 
+    functions = declared(scores=scores, select_tokens=select_tokens)
+
     def __init__(
-        self, width: int, query_rank: int, num_heads: int, head_dim: int, rotary_dim: int, k: int, turn: Callable
+        self, width: int, query_rank: int, num_heads: int, head_dim: int, rotary_dim: int, k: int, rotate: Rotation
     ):
         super().__init__()
-        self.num_heads, self.rotary_dim, self.k, self.turn = num_heads, rotary_dim, k, turn
+        self.num_heads, self.rotary_dim, self.k, self.rotate = num_heads, rotary_dim, k, rotate
         self.query = nn.Linear(query_rank, num_heads * head_dim, bias=False)
         self.key = nn.Linear(width, head_dim, bias=False)
         self.key_norm = nn.LayerNorm(head_dim, eps=1e-6)
@@ -161,7 +165,7 @@ class Indexer(nn.Module):
 
     def _turned(self, x: Float[Tensor, "B T H K"], rotary: tuple[Tensor, Tensor]) -> Float[Tensor, "B T H K"]:
         first, rest = x[..., : self.rotary_dim], x[..., self.rotary_dim :]
-        return torch.cat([self.turn(first, *rotary), rest], dim=-1)
+        return torch.cat([self.rotate(first, *rotary), rest], dim=-1)
 
     def _select(
         self,
@@ -177,10 +181,10 @@ class Indexer(nn.Module):
         length, shapes_stay = key.shape[1], torch.compiler.is_compiling()
         if not shapes_stay:
             key = key[:, : int(positions.max()) + 1]
-        wanted = scores(query, key, weights)
+        wanted = self.functions["scores"](query, key, weights)
         if shapes_stay or positions.numel() > 1:  # else one query alone, which sees all of them
             wanted = wanted.masked_fill(~causal_mask(positions, key.shape[1]), float("-inf"))
-        chosen = select_tokens(wanted, self.k)
+        chosen = self.functions["select_tokens"](wanted, self.k)
         return functional.pad(chosen, (0, min(self.k, length) - chosen.shape[-1]), value=-1)
 
 
@@ -195,12 +199,14 @@ class SparseLatents(CacheEntry):
         return {"latents": self.latents, "index_keys": self.index_keys}
 
 
-class SparseAttention(nn.Module):
+class SparseAttention(Layer):
     """Latent attention that reads what an indexer chose. Without an indexer of its own (``None``) a layer reads what an
     earlier one chose, and keeps no index keys (IndexShare).
 
     Source: DeepSeek-AI, "DeepSeek-V3.2", 2025, section 2; IndexShare: arXiv 2603.12201. Built in lesson `dsa`.
     """
+
+    functions = declared(attend_chosen=attend_chosen)
 
     def __init__(self, mla: MLA, indexer: Indexer | None):
         super().__init__()
@@ -229,5 +235,5 @@ class SparseAttention(nn.Module):
         if cache is not None:
             latent, k_rope = cache.latents.write(latent, k_rope, positions)
         query, q_rope = self.mla.queries(query_latent, rotary)
-        context = attend_chosen(query, q_rope, latent, k_rope, *self.mla.up(), chosen, self.mla.scale)
+        context = self.functions["attend_chosen"](query, q_rope, latent, k_rope, *self.mla.up(), chosen, self.mla.scale)
         return self.mla.output(context.flatten(2)), chosen

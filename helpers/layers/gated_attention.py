@@ -6,6 +6,7 @@ pick some token, and picks the first one (an attention sink).
 
 from torch import nn
 
+from helpers.functions import Layer, declared
 from helpers.layers.attention import attend, causal_mask
 from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import ZeroCentredNorm
@@ -13,12 +14,14 @@ from helpers.layers.rope import rotate_first
 from helpers.shapes import Float, Int, Tensor
 
 
-class GatedAttention(nn.Module):
+class GatedAttention(Layer):
     """``output(attend(...) * sigmoid(gate))``; one matrix makes each head's query and, behind it, its gate.
 
     Source: Qiu et al., "Gated Attention for Large Language Models", 2025 (arXiv 2505.06708); transformers'
     ``Qwen3_5Attention``. Built in lesson `attention`.
     """
+
+    functions = declared(attend=attend)
 
     def __init__(self, width: int, num_heads: int, num_kv_heads: int, head_dim: int, epsilon: float):
         super().__init__()
@@ -44,7 +47,7 @@ class GatedAttention(nn.Module):
         value = self._heads(self.value(x))
         if cache is not None:
             key, value = cache.write(key, value, positions)
-        found = attend(query, key, value, causal_mask(positions, key.shape[1]))
+        found = self.functions["attend"](query, key, value, causal_mask(positions, key.shape[1]))
         return self.output((found * gate.sigmoid()).flatten(2))
 
     def _heads(self, x: Float[Tensor, "B T GK"]) -> Float[Tensor, "B T G K"]:

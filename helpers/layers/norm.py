@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from helpers.functions import Layer, declared
 from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 
@@ -20,8 +21,10 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: flo
     return weight * (exact * size).to(x.dtype)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Layer):
     """The weight of ``rms_norm``. Built in lesson `open_a_model`."""
+
+    functions = declared(rms_norm=rms_norm)
 
     def __init__(self, width: int, epsilon: float):
         super().__init__()
@@ -29,7 +32,7 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        return rms_norm(x, self.weight, self.epsilon)
+        return self.functions["rms_norm"](x, self.weight, self.epsilon)
 
 
 def zero_centred_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float) -> Float[Tensor, "... D"]:

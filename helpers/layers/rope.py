@@ -6,12 +6,15 @@ Hugging Face checkpoints of Llama's and Qwen's families pair (i, i + K/2), the h
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
+
+Rotation = Callable[[Tensor, Tensor, Tensor], Tensor]  # which coordinates are a pair: below
 
 
 def frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Float[Tensor, "halfK"]:

@@ -1,4 +1,4 @@
-"""What a change of work is worth on a chip that is not here: least times from a datasheet's two rates.
+"""What a change of work is worth on a chip that is not here, from a datasheet's two rates.
 
 A row of the table of facts "hardware" has ranges, where sources disagree: so is every answer a range.
 """
@@ -6,15 +6,6 @@ A row of the table of facts "hardware" has ranges, where sources disagree: so is
 from helpers.measure.work import Work
 
 Range = tuple[float, float]
-
-
-def least_seconds(work: Work, chip: dict) -> Range:
-    """The least and the most that the floor may be: work over the highest rates, and over the lowest."""
-    best, worst = (
-        max(work.flops / (chip["tflops"][end] * 1e12), work.bytes / (chip["memory_tb_s"][end] * 1e12))
-        for end in (-1, 0)
-    )
-    return best, worst
 
 
 def ridge(chip: dict) -> Range:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from helpers.functions import Layer, declared
 from helpers.moe.dispatch import Stacks, dispatched
 from helpers.shapes import Float, Int, Tensor
 
@@ -26,11 +27,13 @@ def laid(down: Float[Tensor, "E D F"]) -> Float[Tensor, "E D F"]:
     return down.contiguous() if down.element_size() <= 2 else down.mT.contiguous().mT
 
 
-class Experts(nn.Module):
+class Experts(Layer):
     """The weights of all experts of one layer, stacked. Gate and up are one parameter, and so one matrix product.
 
     Source: DeepSeek-AI, "DeepSeekMoE", 2024, equation 3. Built in lesson `experts`.
     """
+
+    functions = declared(dispatched=dispatched)
 
     def __init__(self, num_experts: int, width: int, hidden: int, limit: float | None = None):
         super().__init__()
@@ -68,4 +71,4 @@ class Experts(nn.Module):
         """The weighted sum of what the chosen experts make of each token. Raises ValueError for an expert that is not
         there."""
         given = (part.flatten(0, -2) for part in (x, indices, weights))
-        return dispatched(*given, self.stacks).view(x.shape)
+        return self.functions["dispatched"](*given, self.stacks).view(x.shape)

@@ -1,8 +1,8 @@
 """Experts whose weights are packed: what a quantiser that looks for ``nn.Linear`` leaves as it was."""
 
 import torch
-from torch import nn
 
+from helpers.functions import Layer, declared
 from helpers.moe.dispatch import dispatched
 from helpers.moe.experts import Experts
 from helpers.quant.backends import Ways
@@ -11,12 +11,13 @@ from helpers.quant.linear import Pack, packing
 from helpers.shapes import Float, Int, Tensor
 
 
-class QuantisedExperts(nn.Module):
+class QuantisedExperts(Layer):
     """The packed weights of all experts of one layer, each matrix with scales of its own, gate and up too.
 
     Built in lesson `quantise_moe`.
     """
 
+    functions = declared(dispatched=dispatched)
     asks_the_text = True  # which matrices are unpacked follows from the tokens: a compiled step cannot know
 
     def __init__(self, experts: Experts, pack: Pack):
@@ -48,4 +49,4 @@ class QuantisedExperts(nn.Module):
         """The weighted sum of what the chosen experts make of each token. Raises ValueError for an expert that is not
         there."""
         given = (part.flatten(0, -2) for part in (x, indices, weights))
-        return dispatched(*given, self).view(x.shape)
+        return self.functions["dispatched"](*given, self).view(x.shape)

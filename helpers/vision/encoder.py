@@ -4,17 +4,14 @@ Patches of all images stand in one row without padding; attention stays inside e
 Source: Dehghani et al., "Patch n' Pack: NaViT", 2023 (arXiv 2307.06304).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from torch.nn import functional
 
 from helpers.layers.attention import attend
+from helpers.layers.rope import Rotation
 from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
-
-Rotation = Callable[[Tensor, Tensor, Tensor], Tensor]  # rotate or rotate_neighbours of helpers.layers.rope
 
 
 def resampled(
@@ -33,9 +30,9 @@ def resampled(
 class Attention(nn.Module):
     """Attention of every patch to every patch of the same image. Built in lesson `forms_and_pdfs`."""
 
-    def __init__(self, width: int, num_heads: int, turn: Rotation):
+    def __init__(self, width: int, num_heads: int, rotate: Rotation):
         super().__init__()
-        self.num_heads, self.turn = num_heads, turn
+        self.num_heads, self.rotate = num_heads, rotate
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
@@ -44,7 +41,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "patches D"]:
         """``sizes`` says how many patches each image has."""
         query, key, value = self.qkv(x)[None].unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # 1 patches H K
-        query, key = (self.turn(part, *rotary).to(x.dtype) for part in (query, key))  # angles are float32 at least
+        query, key = (self.rotate(part, *rotary).to(x.dtype) for part in (query, key))  # angles are float32 at least
         images = zip(*(part.split(sizes, dim=1) for part in (query, key, value)), strict=True)
         return self.output(torch.cat([self._one_image(*parts) for parts in images], dim=1)[0].flatten(1))
 
@@ -68,10 +65,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention inside each image, then the feed-forward layer, each normalised first and added back."""
 
-    def __init__(self, width: int, num_heads: int, mlp_width: int, epsilon: float, turn: Rotation):
+    def __init__(self, width: int, num_heads: int, mlp_width: int, epsilon: float, rotate: Rotation):
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, eps=epsilon)
-        self.attention = Attention(width, num_heads, turn)
+        self.attention = Attention(width, num_heads, rotate)
         self.mlp_norm = nn.LayerNorm(width, eps=epsilon)
         self.mlp = MLP(width, mlp_width)
 

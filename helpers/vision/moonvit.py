@@ -122,7 +122,7 @@ class MoonViT(nn.Module):
         self.patch = nn.Conv2d(3, c.width, c.patch_side, stride=c.patch_side)
         self.positions = nn.Parameter(torch.zeros(c.grid_height, c.grid_width, c.width))
         sizes = (c.width, c.num_heads, c.mlp_width, EPSILON)
-        self.blocks = nn.ModuleList(Block(*sizes, turn=rotate_neighbours) for _ in range(c.num_blocks))
+        self.blocks = nn.ModuleList(Block(*sizes, rotate=rotate_neighbours) for _ in range(c.num_blocks))
         self.norm = nn.LayerNorm(c.width, eps=EPSILON)
 
     def unpack(

@@ -134,7 +134,7 @@ class Tower(nn.Module):
         self.patch = nn.Conv3d(c.channels, c.width, kernel, stride=kernel)
         self.positions = nn.Embedding(c.num_positions, c.width)
         sizes = (c.width, c.num_heads, c.mlp_width, EPSILON)
-        self.blocks = nn.ModuleList(Block(*sizes, turn=rotate) for _ in range(c.num_blocks))
+        self.blocks = nn.ModuleList(Block(*sizes, rotate=rotate) for _ in range(c.num_blocks))
         self.merger = Merger(c)
 
     def unpack(self, images: Mapping[str, Tensor]) -> tuple[Float[Tensor, "patches pixels"], list[tuple[int, int]]]:

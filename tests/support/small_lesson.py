@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from course import sources
+from course import syllabus
 from course.authoring import build, pull
 
 SOURCE = '''# %% [markdown]
 # # A small lesson
+#
+# After [[early]], before [[late]].
 
 # %% tags=["parameters"]
 scale = "laptop"
@@ -32,13 +34,27 @@ number = 3
 check.number(number)
 '''
 
+ROW = """[[lesson]]
+name = "{name}"
+title = "A {name} lesson"
+part = "Part"
+question = "Why?"
+minutes = 45
+needs = []
+objectives = []
+claims = []
+models = []
+"""
+
 
 def repository(root: Path, monkeypatch) -> Path:
-    """``root`` with the source of lesson `dsa`, where build and pull now look."""
+    """``root`` with a syllabus of three, the source of ``small``, its second, and where build and pull now look."""
     for folder in ("course/lessons", "notebooks", "build/solved"):
         (root / folder).mkdir(parents=True)
-    (root / "course/lessons/07_small.py").write_text(SOURCE, encoding="utf-8")
-    monkeypatch.setattr(sources, "LESSONS", root / "course" / "lessons")
+    (root / "course/lessons/small.py").write_text(SOURCE, encoding="utf-8")
+    (root / "course/lessons/syllabus.toml").write_text(rows("early", "small", "late"), encoding="utf-8")
+    monkeypatch.setattr(syllabus, "LESSONS", root / "course" / "lessons")
+    monkeypatch.setattr(syllabus, "FILE", root / "course" / "lessons" / "syllabus.toml")
     monkeypatch.setattr(build, "NOTEBOOKS", root / "notebooks")
     monkeypatch.setattr(build, "SOLVED", root / "build" / "solved")
     monkeypatch.setattr(build, "KEPT", root / "build" / "kept")
@@ -48,6 +64,11 @@ def repository(root: Path, monkeypatch) -> Path:
 
 def write(house: Path) -> Path:
     """The lesson's notebook, as a build makes it."""
-    path = house / "notebooks" / "07_small.ipynb"
-    path.write_text(build.notebook(house / "course/lessons/07_small.py", solved=False), encoding="utf-8")
+    path = house / "notebooks" / "01_small.ipynb"
+    path.write_text(build.notebook(syllabus.find("small"), solved=False), encoding="utf-8")
     return path
+
+
+def rows(*names: str) -> str:
+    """A syllabus of these lessons, in this order."""
+    return "\n".join(ROW.format(name=name) for name in names)

@@ -48,7 +48,7 @@ class Config:
     num_streams: int
     sparse_ratio: int = 4  # tokens per entry
     heavy_ratio: int = 128
-    router_scale: float = 1.5
+    routed_scale: float = 1.5
     activation_limit: float = 10.0
     sinkhorn_rounds: int = 20
     hyper_epsilon: float = 1e-6
@@ -94,7 +94,7 @@ CONFIG_NAMES = {  # ours -> config.json's
     "num_streams": "hc_mult",
     "sparse_ratio": "compress_rate_csa",  # since transformers 5 these two inside compress_rates
     "heavy_ratio": "compress_rate_hca",
-    "router_scale": "routed_scaling_factor",
+    "routed_scale": "routed_scaling_factor",
     "activation_limit": "swiglu_limit",
     "sinkhorn_rounds": "hc_sinkhorn_iters",
     "hyper_epsilon": "hc_eps",

@@ -16,7 +16,7 @@ SIZES = {  # ours -> config.json's
     "num_heads": "num_attention_heads",
     "query_rank": "q_lora_rank",
     "latent_width": "kv_lora_rank",
-    "head_dim": "qk_nope_head_dim",
+    "nope_dim": "qk_nope_head_dim",
     "rotary_dim": "qk_rope_head_dim",
     "value_dim": "v_head_dim",
     "mlp_width": "intermediate_size",

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int8, Integer
 
 from helpers.quant.formats.blocks import Block, as_scale, check_blocks, largest, not_zero, spread
-from helpers.quant.formats.packing import check_words, pack_words, unpack_words
+from helpers.quant.formats.packing import check_words, unpack_words
 from helpers.shapes import Float, Int, Tensor
 
 INT8_LARGEST, INT4_LARGEST = 127, 7  # -128 and -8 stay unused, so that zero lies in the middle
@@ -119,17 +119,6 @@ def int4_codes(
     scale = as_scale(largest(weight, block) / INT4_LARGEST, scale_dtype, INT4_LARGEST)
     numbers = (weight.float() / spread(scale, weight.shape, block)).round()
     return numbers.clamp(-INT4_LARGEST, INT4_LARGEST).int(), scale
-
-
-def pack_int4(
-    weight: Float[Tensor, "rows columns"], group: int = 32, scale_dtype: torch.dtype = torch.bfloat16
-) -> tuple[Int[Tensor, "rows words"], Float[Tensor, "rows groups"], Int[Tensor, "2"]]:
-    """INT4 as "compressed-tensors" files hold it: int32s of eight codes plus 8, scales, and the shape.
-
-    The last int32 of a row is filled up with zero bits, as there. ValueError as in ``int4_codes``.
-    """
-    codes, scale = int4_codes(weight, group, scale_dtype)
-    return pack_words(codes + 8), scale, torch.tensor(weight.shape, dtype=torch.int32)
 
 
 def unpack_int4(

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from helpers.hooks import answering, hooked
+from helpers.functions import exchanged
+from helpers.hooks import hooked
 from helpers.layers.attention import Attention, attend, causal_mask
 from helpers.layers.dsa import SparseAttention, select_tokens
 from helpers.precision import at_least_float32
@@ -108,7 +109,7 @@ def reading(model: nn.Module, rule: Rule, k: int) -> Iterator[None]:
     layers = [(n, block.attention) for n, block in enumerate(model.blocks)]
     sparse = {part.indexer: _indexing(n, part, rule, k) for n, part in layers if getattr(part, "indexer", None)}
     masked = {part: _masking(n, part, rule, k) for n, part in layers if not isinstance(part, SparseAttention)}
-    with answering(sparse | masked):
+    with exchanged({part: {"forward": forward} for part, forward in (sparse | masked).items()}):
         yield
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from helpers.data.tasks import Rows
-from helpers.hooks import answering, hooked
+from helpers.functions import exchanged
+from helpers.hooks import hooked
 from helpers.layers.attention import causal_mask
 from helpers.layers.dsa import Indexer, SparseAttention, scores
 from helpers.layers.mla import MLA, attention_weights
@@ -38,7 +39,7 @@ def dense_logits(model: GLM5, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B
 @contextmanager
 def attending_densely(model: GLM5) -> Iterator[None]:
     """Within the block the layers of ``model`` attend to all tokens, as if there were no indexer. Without a cache."""
-    with answering({block.attention: _dense(block.attention) for block in model.blocks}):
+    with exchanged({block.attention: {"forward": _dense(block.attention)} for block in model.blocks}):
         yield
 
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from helpers.data import tasks
 from helpers.data.tasks import Example, Phase, TaskBatches
+from helpers.functions import exchange
 from helpers.layers.delta import additive_rule
 from helpers.models.configs import deepseek_v4, glm5, qwen3_5
 from helpers.models.deepseek_v4 import DeepSeekV4
@@ -131,7 +132,7 @@ GLM5_SIZES = glm5.Config(
     num_heads=4,
     query_rank=64,
     latent_width=48,
-    head_dim=16,
+    nope_dim=16,
     rotary_dim=16,
     value_dim=24,
     index_heads=4,
@@ -209,7 +210,7 @@ def adding_qwen3_5(config: qwen3_5.Config) -> Qwen3_5:
     model = Qwen3_5(config)
     for block in model.blocks:
         if block.delta:
-            block.delta.rules = additive_rule, additive_rule
+            exchange(block.delta, {"one_token": additive_rule, "many_tokens": additive_rule})
     return model
 
 

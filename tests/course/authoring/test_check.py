@@ -81,7 +81,7 @@ def test_comments_and_blank_lines_do_not_make_a_cell_long():
 
 def test_an_unknown_lesson_is_one_line(capsys):
     assert check.main(["77"]) == 1
-    assert "✗ 77: no lesson '77'" in capsys.readouterr().out
+    assert "✗ 77: no lesson 77; there are 00 roofline" in capsys.readouterr().out
 
 
 def test_checking_and_building_read_each_source_once(monkeypatch):

@@ -1,7 +1,7 @@
 """Of every exercise in the course: the solution passes, the blank is "not attempted", known wrong answers are refused.
 
 The answers of a lesson are made as a learner makes them: by running the cells of its notebook, given and solved, in
-order. Known wrong answers stand in ``tests/course/checks/wrong/lesson_NN.py``.
+order. Known wrong answers stand in ``tests/course/checks/wrong/NAME.py``.
 """
 
 import ast
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from course.authoring.check import exercises
-from course.sources import cells, source, sources
+from course.sources import cells, sources
+from course.syllabus import find
 
 WRONG = Path(__file__).parent / "wrong"
 EXERCISES = [(lesson, name) for lesson in sources() for name in exercises(lesson)]
@@ -22,7 +23,7 @@ EXERCISES = [(lesson, name) for lesson in sources() for name in exercises(lesson
 def _answers(lesson: str, solved: bool) -> dict:
     """Exercise id to the learner's answer: each exercise cell run alone, after the cells that import."""
     made = {}
-    found = cells(source(lesson))
+    found = cells(find(lesson).source)
     lines = (line for cell in found if cell.kind == "code" for line in ast.parse(cell.solved).body)
     imports = "\n".join(ast.unparse(line) for line in lines if isinstance(line, ast.Import | ast.ImportFrom))
     for cell in found:
@@ -42,7 +43,7 @@ def _answer(found, name, scope):
 
 
 def _wrong(lesson: str) -> dict:
-    path = WRONG / f"lesson_{lesson}.py"
+    path = WRONG / f"{lesson}.py"
     spec = importlib.util.spec_from_file_location(f"wrong_{lesson}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -19,7 +19,7 @@ def _double(answer):
     return "for three numbers"
 
 
-double = Exercise("double", lesson="00", check=_double, hints=["think of a sum", "x + x"])
+double = Exercise("double", lesson="roofline", check=_double, hints=["think of a sum", "x + x"])
 
 
 def blank(x):
@@ -75,13 +75,13 @@ def test_a_red_check_never_stops_a_learners_run(capsys):
 @pytest.mark.parametrize("variable", ["COURSE_STRICT", "NBGRADER_EXECUTION"])
 def test_under_strict_checking_anything_but_a_tick_raises(answer, variable, monkeypatch):
     monkeypatch.setenv(variable, "1")
-    with pytest.raises(NotPassed, match="00/double"):
+    with pytest.raises(NotPassed, match="roofline/double"):
         double(answer)
 
 
 def test_hints_come_one_by_one_and_the_solution_last(capsys, monkeypatch):
     monkeypatch.setattr("course.sources.solution_of", lambda lesson, name: "return 2 * x")
-    exercise = Exercise("double", lesson="00", check=_double, hints=["think of a sum", "x + x"])
+    exercise = Exercise("double", lesson="roofline", check=_double, hints=["think of a sum", "x + x"])
     exercise.solution()
     assert "2 hint(s) left" in capsys.readouterr().out
     for expected in ("Hint 1 of 2: think of a sum", "Hint 2 of 2: x + x", "No more hints"):
@@ -193,3 +193,17 @@ def test_two_notebooks_do_not_overwrite_each_other(tmp_path):
     first.set("a", 1)
     second.set("b", 2)
     assert LearnerStore(tmp_path / "p.json").all() == {"a": 1, "b": 2}
+
+
+def test_a_prediction_stored_under_the_number_of_its_lesson_is_still_found(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("COURSE_LEARNER", str(tmp_path))
+    learner_store("predictions").set("08.exact", {"guess": 12.0, "unit": "pairs"})  # deltanet had the number 08
+    learner_store("predictions").set("10.share", {"guess": 3.0, "unit": "%"})  # what_came_next has the number 10 now
+    predict("deltanet.exact", ..., unit="pairs")
+    assert "your earlier prediction stays: 12 pairs" in capsys.readouterr().out
+    predict("what_came_next.share", ..., unit="%")
+    assert "no prediction yet" in capsys.readouterr().out
+    predict("deltanet.exact", 16, unit="pairs")
+    reveal("deltanet.exact", machine=16.0, unit="pairs")
+    assert "you said: 16 pairs  (within 10 %)" in capsys.readouterr().out
+    assert learner_store("predictions").get("08.exact")["guess"] == 12.0

@@ -293,16 +293,16 @@ def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path, monkeypatch, st
 # The command line
 
 
-def test_lessons_are_chosen_by_number_in_the_order_of_the_course(tmp_path):
+def test_lessons_are_chosen_by_number_or_name_in_the_order_of_the_course(tmp_path):
     lessons = [lesson(tmp_path, name) for name in ("00_a", "01_b", "03_c")]
     assert choose(lessons, []) == lessons
-    assert [made.number for made in choose(lessons, ["3", "00"])] == ["00", "03"]
-    assert choose(lessons, ["03_c"]) == lessons[2:]
+    assert [made.name for made in choose(lessons, ["3", "00"])] == ["00_a", "03_c"]
+    assert choose(lessons, ["03_c"]) == choose(lessons, ["c"]) == lessons[2:]
 
 
 def test_an_unknown_lesson_is_refused_with_the_list_of_what_there_is(tmp_path):
-    with pytest.raises(ValueError, match=r"^no lesson 07; there are 00, 03$"):
-        choose([lesson(tmp_path, "00_a"), lesson(tmp_path, "03_c")], ["03", "7"])
+    with pytest.raises(ValueError, match=r"^no lesson 77; there are 00 a, 03 c$"):
+        choose([lesson(tmp_path, "00_a"), lesson(tmp_path, "03_c")], ["03", "77"])
 
 
 @pytest.mark.parametrize("arguments", [["--scale", "huge"], ["--workers", "0"], ["--cell-timeout", "soon"], ["99"]])

@@ -5,6 +5,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import nbformat.v4 as v4
@@ -13,9 +14,9 @@ from support import browser as lab
 
 from course import site
 from course.authoring.build import notebook
-from course.authoring.syllabus import syllabus
 from course.measure.cases import CASES
 from course.parity.compare import Line, ParityRecord, write_parity
+from course.syllabus import syllabus
 from helpers.claims.ledger import ledger
 from helpers.facts import table as facts
 from helpers.measure import Measurement, Record, write_record
@@ -38,7 +39,7 @@ from course.site.tables import table
 pytestmark = pytest.mark.filterwarnings("ignore:'myst_parser:PendingDeprecationWarning")
 
 SOURCE = """# %% [markdown]
-# # 00 · A line
+# # A line
 #
 # The slope is $\\frac{a}{b}$, and
 #
@@ -67,15 +68,21 @@ FIGURE = new_figure("a line that rises", alt="a line from 1 to 3").add_scatter(y
 MACHINE = {"device": "cpu", "name": "A <small> machine", "cores": 2, "threads": 1, "memory_bytes": 8 * 10**9}
 
 
-def executed(folder: Path) -> tuple[nbformat.NotebookNode, Path]:
-    """The tiny lesson as papermill leaves it, and its source."""
-    source = folder / "00_line.py"
+def tiny_lesson(folder: Path) -> SimpleNamespace:
+    """A lesson whose source lies in ``folder``."""
+    source = folder / "line.py"
     source.write_text(SOURCE, encoding="utf-8")
-    made = nbformat.reads(notebook(source, solved=True), as_version=4)
+    return SimpleNamespace(number="00", name="line", title="A line", stem="00_line", source=source)
+
+
+def executed(folder: Path) -> tuple[nbformat.NotebookNode, SimpleNamespace]:
+    """The tiny lesson as papermill leaves it, and its row."""
+    lesson = tiny_lesson(folder)
+    made = nbformat.reads(notebook(lesson, solved=True), as_version=4)
     made.metadata.papermill = {"output_path": "somebody's folder"}
     made.cells[-1].outputs = [v4.new_output("display_data", data=bundle(FIGURE))]
     made.cells[-2].outputs = [v4.new_output("stream", text="✓ slope\n")]
-    return made, source
+    return made, lesson
 
 
 def build(folder: Path, name: str) -> Path:
@@ -270,7 +277,7 @@ def test_the_front_page_has_the_commands_and_every_lesson_in_order():
     text = front_page()
     assert text.startswith("# Efficient Engines")
     assert "python3 -m course test" in text
-    assert re.findall(r'scope="row" class="short">(\d\d)<', text) == [lesson.id for lesson in syllabus()]
+    assert re.findall(r'scope="row" class="short">(\d\d)<', text) == [lesson.number for lesson in syllabus()]
     for entry in syllabus():
         assert (f"lessons/{entry.stem}.html" in text) == entry.ready
 
@@ -288,29 +295,28 @@ def test_a_table_has_a_caption_scopes_and_no_unescaped_cell():
 # ---------------------------------------------------------------- which run
 
 
-def whole_run(root: Path, name: str, finished: str, source: Path, passed: bool = True) -> None:
+def whole_run(root: Path, name: str, finished: str, lesson: SimpleNamespace, passed: bool = True) -> None:
     folder = root / name
     folder.mkdir(parents=True)
-    (folder / f"{source.stem}.ipynb").write_text(notebook(source, solved=True), encoding="utf-8")
+    (folder / f"{lesson.stem}.ipynb").write_text(notebook(lesson, solved=True), encoding="utf-8")
     report = {"finished": finished, "parameters": {"scale": "smoke"}, "python": "3.11", "versions": {"torch": "2"}}
-    report["lessons"] = [{"name": source.stem, "passed": passed}]
+    report["lessons"] = [{"name": lesson.stem, "passed": passed}]
     (folder / "report.json").write_text(json.dumps({**report, "versions": {"torch": "2", "transformers": "5"}}))
 
 
 def test_the_newest_whole_run_of_todays_sources_is_shown(tmp_path, monkeypatch):
-    source = tmp_path / "00_line.py"
-    source.write_text(SOURCE, encoding="utf-8")
-    monkeypatch.setattr("course.site.runs.sources", lambda: {"00": source})
+    lesson = tiny_lesson(tmp_path)
+    monkeypatch.setattr("course.site.runs.ready_lessons", lambda: (lesson,))
     assert newest_whole_run(tmp_path) is None
-    whole_run(tmp_path, "solved-laptop", "2026-11-01", source)
-    whole_run(tmp_path, "solved-smoke", "2026-11-02", source)
-    whole_run(tmp_path, "solved-full", "2026-11-03", source, passed=False)
+    whole_run(tmp_path, "solved-laptop", "2026-11-01", lesson)
+    whole_run(tmp_path, "solved-smoke", "2026-11-02", lesson)
+    whole_run(tmp_path, "solved-full", "2026-11-03", lesson, passed=False)
     (tmp_path / "solved-cut").mkdir()
     (tmp_path / "solved-cut" / "report.json").write_text("{")
     found = newest_whole_run(tmp_path)
     assert found.folder.name == "solved-smoke"
     assert found.in_words == "executed at scale smoke on 2026-11-02 (Python 3.11, torch 2, transformers 5)"
-    source.write_text(SOURCE.replace("a / b", "b / a"), encoding="utf-8")
+    lesson.source.write_text(SOURCE.replace("a / b", "b / a"), encoding="utf-8")
     assert newest_whole_run(tmp_path) is None  # its sources have changed since
 
 

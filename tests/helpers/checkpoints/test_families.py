@@ -6,12 +6,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from support.packed_files import pack_int4
 
 from helpers.checkpoints import CheckpointError, load, save
 from helpers.checkpoints.families import FAMILIES
 from helpers.checkpoints.folder import CONFIG, SINGLE
 from helpers.quant.formats.fp4 import pack_fp4, unpack_fp4
-from helpers.quant.formats.integers import pack_int4, unpack_int4
+from helpers.quant.formats.integers import unpack_int4
 
 SMALL = dict(vocab_size=61, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=36)
 LATENT = dict(

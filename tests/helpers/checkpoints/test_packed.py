@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.packed_files import pack_int4
 
 from course.parity import runs
 from course.parity.configs import CONFIGS
@@ -16,7 +17,7 @@ from helpers.models.configs.qwen3 import Config
 from helpers.models.qwen3 import Qwen3
 from helpers.quant.formats.floats import pack_fp8, unpack_fp8
 from helpers.quant.formats.fp4 import pack_fp4, unpack_fp4
-from helpers.quant.formats.integers import pack_int4, unpack_int4
+from helpers.quant.formats.integers import unpack_int4
 from helpers.quant.formats.packing import pack_words
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}

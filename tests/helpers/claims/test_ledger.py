@@ -12,8 +12,8 @@ from helpers.claims.ledger import KINDS, PARTS, VERDICTS, as_text, claim, judge,
 from helpers.facts import table
 
 CLAIMS = ledger()
-SYLLABUS = Path(__file__).parents[3] / "course" / "syllabus.toml"
-LESSONS = {lesson["id"]: lesson for lesson in tomllib.loads(SYLLABUS.read_text(encoding="utf-8"))["lesson"]}
+SYLLABUS = Path(__file__).parents[3] / "course" / "lessons" / "syllabus.toml"
+LESSONS = {lesson["name"]: lesson for lesson in tomllib.loads(SYLLABUS.read_text(encoding="utf-8"))["lesson"]}
 JUDGED = [(entry, verdict) for entry in CLAIMS for verdict in entry.verdicts]
 
 
@@ -43,7 +43,7 @@ def test_each_claim_is_short_and_has_one_line_of_test(entry):
 
 @pytest.mark.parametrize("entry", CLAIMS, ids=lambda entry: entry.id)
 def test_a_claim_has_a_prior_exactly_when_documents_had_not_settled_it(entry):
-    first_hand = [verdict for verdict in entry.verdicts if verdict.lesson == "01"]
+    first_hand = [verdict for verdict in entry.verdicts if verdict.lesson == "claims"]
     assert (entry.prior is None) == bool(first_hand)
 
 
@@ -64,7 +64,7 @@ def test_each_verdict_has_its_reason_its_source_and_its_date_after_the_claim(ent
 @pytest.mark.parametrize(("_", "verdict"), JUDGED, ids=lambda value: getattr(value, "id", ""))
 def test_a_source_inside_this_repository_exists(_, verdict):
     for path in re.findall(r"\b(?:helpers|notebooks|course)/[\w./-]+\.\w+", verdict.source):
-        assert (SYLLABUS.parents[1] / path).is_file(), path
+        assert (SYLLABUS.parents[2] / path).is_file(), path
 
 
 def test_every_part_and_every_kind_occurs_and_the_size_is_that_of_the_article():
@@ -80,7 +80,7 @@ def test_only_true_and_false_verdicts_are_scored():
 
 
 def test_the_last_verdict_counts():
-    later = replace(claim("glm5-dsa").verdicts[0], verdict="true with limits", lesson="07")
+    later = replace(claim("glm5-dsa").verdicts[0], verdict="true with limits", lesson="dsa")
     again = replace(claim("glm5-dsa"), verdicts=(*claim("glm5-dsa").verdicts, later))
     assert (claim("glm5-dsa").verdict, again.verdict) == ("true", "true with limits")
 
@@ -115,7 +115,7 @@ def test_the_text_form_says_what_the_picture_shows():
 )
 def test_a_judgement_that_breaks_a_rule_is_refused(changed, said):
     given = dict(
-        id="glm5-dsa", verdict="true", because="counted", lesson="07", source="a record", as_of=date(2026, 12, 1)
+        id="glm5-dsa", verdict="true", because="counted", lesson="dsa", source="a record", as_of=date(2026, 12, 1)
     )
     with pytest.raises(ValueError, match=said):
         judge(**given | changed)

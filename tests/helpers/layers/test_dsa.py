@@ -171,7 +171,7 @@ def test_the_choice_is_transformers(family, length):
 def test_the_other_pairing_of_the_rotation_chooses_other_tokens(family):
     theirs, ours = pair(family)
     given = inputs(70)
-    ours.turn = PEERS[family][3]
+    ours.rotate = PEERS[family][3]
     assert as_sets(ours(*given)) != choice_of(theirs, given)
     short = part(given, 0, K)
     assert as_sets(ours(*short)) == choice_of(theirs, short)  # not seen while everything is chosen

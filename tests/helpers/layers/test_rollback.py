@@ -11,6 +11,7 @@ from course.parity import runs
 from course.parity.configs import CONFIGS
 from helpers.checkpoints import load
 from helpers.compare import max_error
+from helpers.functions import exchange
 from helpers.layers.compressor import Recent
 from helpers.layers.delta import DeltaState, GatedDeltaNet, additive_rule
 from helpers.layers.kv_cache import Cache, KeyValues, KVBuffer
@@ -139,7 +140,7 @@ def test_a_state_goes_back_by_the_rule_that_wrote_it():
     """A layer that only adds, as lesson `deltanet` has it, must not be corrected on its way back."""
     torch.manual_seed(0)
     layer, x = GatedDeltaNet(20, 2, 4, 8, 8, 4, 1e-6).double().eval(), torch.randn(1, 30, 20, dtype=torch.float64)
-    layer.rules = additive_rule, additive_rule
+    exchange(layer, {"one_token": additive_rule, "many_tokens": additive_rule})
     gone_back, never_read = DeltaState(), DeltaState()
     for state, cuts in ((gone_back, (10, 7)), (never_read, (13,))):
         for piece in x[:, : sum(cuts)].split(cuts, dim=1):

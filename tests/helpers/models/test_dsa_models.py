@@ -167,7 +167,7 @@ def test_the_other_pairing_in_the_indexer_is_seen_but_not_while_everything_is_re
     theirs, model = pair(name)
     for block in model.blocks:
         if block.attention.indexer is not None:
-            block.attention.indexer.turn = rotate if MODELS[name][0] == GLM5 else rotate_neighbours
+            block.attention.indexer.rotate = rotate if MODELS[name][0] == GLM5 else rotate_neighbours
     k = SMALL["index_topk"]
     assert_close(model(words()[:, :k]), theirs(words()[:, :k]).logits, LOGITS, "logits")
     with pytest.raises(AssertionError, match="logits"):

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.packed_files import pack_int4
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from helpers.compare import randn
 from helpers.quant.formats.floats import pack_fp8, unpack_fp8
 from helpers.quant.formats.fp4 import E2M1, pack_fp4, unpack_fp4
-from helpers.quant.formats.integers import pack_int4, unpack_int4
+from helpers.quant.formats.integers import unpack_int4
 
 SHAPES = [(1, 2), (128, 128), (129, 64), (160, 130), (576, 48), (31, 96)]
 

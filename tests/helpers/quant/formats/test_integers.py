@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.packed_files import pack_int4
 
 from helpers.compare import assert_close, randn, tolerance
 from helpers.quant.formats.integers import (
@@ -13,7 +14,6 @@ from helpers.quant.formats.integers import (
     grid_of,
     grouped,
     int4_codes,
-    pack_int4,
     round_to,
     unpack_int4,
     vectorwise,

@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.packed_files import pack_int4
 
 from helpers.quant.formats.blocks import LARGEST
 from helpers.quant.formats.floats import pack_fp8, unpack_fp8
 from helpers.quant.formats.fp4 import pack_fp4, pack_nvfp4, unpack_fp4, unpack_nvfp4
-from helpers.quant.formats.integers import grid_of, int4_codes, pack_int4, unpack_int4
+from helpers.quant.formats.integers import grid_of, int4_codes, unpack_int4
 from helpers.quant.formats.named import FORMATS, encode
 from helpers.quant.formats.normal_float import NF4, pack_scales, pack_table, unpack_scales, unpack_table
 from helpers.quant.methods.awq import stretch
