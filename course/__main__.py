@@ -11,9 +11,10 @@ USAGE = """python3 -m course [COMMAND]
   (none)      set up what is missing and open JupyterLab at the first lesson   [--port N] [--no-browser]
   test        set up what is missing and pass the tests, every notebook included
   doctor      tell what this machine can do, and what is wrong with it
-  run         run lessons headless                        run 03 --scale smoke --solved
+  run         run lessons headless                        run dsa --scale smoke --solved
+  new         begin a lesson, a family or a measured case new lesson paged_cache --after engine
   build       make the notebooks from course/lessons      build --check
-  pull        bring an edit made in JupyterLab back       pull 03
+  pull        bring an edit made in JupyterLab back       pull dsa
   check       check every lesson against the rules of the house
   syllabus    list the lessons
   measure     measure this machine into notebooks/measured

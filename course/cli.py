@@ -13,6 +13,7 @@ COMMANDS = {
     "test": "course.test",
     "doctor": "course.doctor",
     "run": "course.running.run",
+    "new": "course.authoring.new",
     "build": "course.authoring.build",
     "pull": "course.authoring.pull",
     "check": "course.authoring.check",

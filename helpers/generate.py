@@ -1,14 +1,13 @@
 """Continue a text, one token at a time: read the prompt once, then only the newest token, with a cache for the rest."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 
 import torch
 from torch import nn
 
 from helpers.decoding.prompts import Batch, Prompt, read_prompt, vocabulary
-from helpers.decoding.request import Interrupted, check_request, seeded
-from helpers.decoding.sampling import Whole, are_finite, check_sampling, sample
+from helpers.decoding.request import Interrupted, Request
+from helpers.decoding.sampling import Whole, are_finite
 from helpers.decoding.stopping import Decoder, Ends, Eos
 from helpers.layers.kv_cache import Cache
 from helpers.layers.ragged import looking_is_free
@@ -50,15 +49,13 @@ def generate(
     refuses to go on or its logits are NaN or infinite, which is looked at for each token on the CPU and once, at the
     end, on a GPU.
     """
-    check_request(max_new_tokens, seed)
-    check_sampling(temperature, top_k, top_p, min_p)
+    request = Request(max_new_tokens, temperature, seed, top_k, top_p, min_p, eos, stop, tokenizer, pad)
     prompt, cache = read_prompt(model, token_ids, mask, images), model.new_cache()
-    ids = prompt.token_ids
-    text = Text(ids, Ends(eos, stop, tokenizer, pad, vocabulary(model), len(ids), ids.device))
-    generator = seeded(seed, ids)
-    draw = partial(sample, temperature=temperature, generator=generator, top_k=top_k, top_p=top_p, min_p=min_p)
+    text = Text(prompt.token_ids, request.ends(prompt.token_ids, vocabulary(model)))
+    generator = request.generator(prompt.token_ids.device)
     for _ in range(max_new_tokens):
-        newest = text.add(draw(text.judged(_next_logits(model, prompt, cache, text))))
+        logits = text.judged(_next_logits(model, prompt, cache, text))
+        newest = text.add(request.sample(logits, generator))
         if stream:
             stream(newest)
         if text.over:

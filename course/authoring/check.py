@@ -17,6 +17,7 @@ from course.exercise.exercise import Exercise
 from course.sources import Cell, sources
 from course.syllabus import find
 
+TO_WRITE = "WRITE:"  # where a template of `course new` waits for a person
 PARAMETERS = ("scale", "checkpoint", "device", "seed")
 _MAY_IMPORT = {
     "torch",
@@ -135,6 +136,12 @@ def predicts_and_reveals(found: list[Cell]) -> Iterator[str]:
         yield f"the prediction {name!r} is {wrong}"
 
 
+def nothing_left_to_write(found: list[Cell]) -> Iterator[str]:
+    for cell in found:
+        if TO_WRITE in cell.text:
+            yield f"{TO_WRITE} is still there ({_first(cell)})"
+
+
 RULES = [
     short_cells,
     no_more_than_two_code_cells_in_a_row,
@@ -147,6 +154,7 @@ RULES = [
     imports_known,
     five_exercises,
     predicts_and_reveals,
+    nothing_left_to_write,
 ]
 
 

@@ -207,7 +207,7 @@ from helpers.layers.rope import rotate_neighbours
 def project(layer: MLA, x: torch.Tensor, rotary) -> tuple[torch.Tensor, ...]:
     """[B, T, D] -> query [B, T, H, K], its rotary part [B, T, H, R], latent [B, T, C], RoPE key [B, T, R]."""
     query = layer.q_b(layer.q_a_norm(layer.q_a(x))).unflatten(-1, (layer.num_heads, -1))
-    query, q_rope = query.split([layer.head_dim, layer.rotary_dim], dim=-1)
+    query, q_rope = query.split([layer.nope_dim, layer.rotary_dim], dim=-1)
     latent, k_rope = layer.kv_a(x).split([layer.latent_width, layer.rotary_dim], dim=-1)
     q_rope = rotate_neighbours(q_rope, *rotary)
     k_rope = rotate_neighbours(k_rope[:, :, None], *rotary)[:, :, 0]
@@ -219,7 +219,7 @@ def whole(layer: MLA, x: torch.Tensor, form) -> torch.Tensor:
     """[B, T, D] -> [B, T, D], with ``form`` expanded or absorbed."""
     positions = torch.arange(x.shape[1]).expand(len(x), -1)
     rotary = angles(positions, frequencies(layer.rotary_dim, 1e4))
-    up = layer.kv_b.weight.unflatten(0, (layer.num_heads, -1)).split([layer.head_dim, layer.value_dim], dim=1)
+    up = layer.kv_b.weight.unflatten(0, (layer.num_heads, -1)).split([layer.nope_dim, layer.value_dim], dim=1)
     mixed = form(*project(layer, x, rotary), *up, causal_mask(positions, x.shape[1]), layer.scale)
     return layer.output(mixed.flatten(2))
 

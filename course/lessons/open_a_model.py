@@ -175,10 +175,10 @@ for name in list(header)[:4]:
 # its first byte to its last.
 
 # %%
-from helpers.models.components import part
+from helpers.models.components import part_of
 
 places = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
-runs = [(part(name), row["data_offsets"][1] - row["data_offsets"][0]) for name, row in places]
+runs = [(part_of(name), row["data_offsets"][1] - row["data_offsets"][0]) for name, row in places]
 share = 100 * sum(size for kind, size in runs if kind == "embedding") / sum(size for _, size in runs)
 runs = [("header", 8 + length), *runs]
 show(draw.byte_map(runs, f"{share:.0f} % of the bytes are the embedding; the header is a thin line at the left"))

@@ -205,7 +205,7 @@ def fresh(dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 ours = fresh(torch.bfloat16)
-print(quantise(ours, "int4", keep=all_but("experts"), wrap=True))
+print(quantise(ours, "int4", keep=all_but("routed experts"), wrap=True))
 
 
 # %%
@@ -252,8 +252,9 @@ def score(model: nn.Module) -> float:
 # values).
 
 # %%
+from helpers.models.components import PARTS, part_of
 from helpers.quant.methods.qat import rounded
-from helpers.quant.parts import PARTS, layers_of, part_of, weights_of
+from helpers.quant.parts import layers_of, weights_of
 
 
 @torch.no_grad()
@@ -270,7 +271,12 @@ def round_parts(model: nn.Module, parts: list[str], bits: int, group: int = 16) 
 # Four choices of parts, four widths, each asked the same facts.
 
 # %%
-choices = {"experts": ["experts"], "router": ["router"], "all but experts": all_but("experts"), "everything": [*PARTS]}
+choices = {
+    "experts": ["routed experts"],
+    "router": ["router"],
+    "all but experts": all_but("routed experts"),
+    "everything": [*PARTS],
+}
 widths = (4,) if smoke else (8, 4, 3, 2)
 before = score(fresh())
 lines = {name: {bits: score(round_parts(fresh(), parts, bits)) for bits in widths} for name, parts in choices.items()}
@@ -311,7 +317,7 @@ original, all_bytes = chosen(fresh()), bytes_of(audit(fresh()))
 router_bytes = bytes_of([row for row in audit(fresh()) if row.part == "router"])
 print(f"the router is {router_bytes / all_bytes:.2%} of the bytes")
 for bits in widths:
-    after = [chosen(round_parts(fresh(), [part], bits)) for part in ("router", "experts")]
+    after = [chosen(round_parts(fresh(), [part], bits)) for part in ("router", "routed experts")]
     tipped = [(now != original).any(dim=1).float().mean() for now in after]
     print(f"{bits} bits: {tipped[0]:6.1%} of choices change with the router rounded, {tipped[1]:6.1%} with the experts")
 
@@ -469,7 +475,7 @@ def train_on_facts(model: nn.Module) -> float:
 # %%
 if knows_facts:
     told = fresh()
-    names = [name for name, _ in told.named_parameters() if part_of(name) == "experts"]
+    names = [name for name, _ in told.named_parameters() if part_of(name) == "routed experts"]
     with rounding(told, names, Width(2, 16)):
         at_once, after_steps = score(told), train_on_facts(told)
     print(f"experts at 2 bits: {at_once:.1%}; after {steps} steps that knew it {after_steps:.1%}")
@@ -503,7 +509,7 @@ from helpers.compare import max_error
 from helpers.quant.backends import encoded_as
 
 plain_model, packed_model = fresh(), fresh()
-quantise(packed_model, "int4", keep=all_but("experts"), wrap=True)
+quantise(packed_model, "int4", keep=all_but("routed experts"), wrap=True)
 with torch.no_grad():
     for _, experts in mixtures(plain_model):
         for stack in experts.parameters():
@@ -530,7 +536,7 @@ import bitsandbytes.functional as bnb
 from helpers.quant.audit import load_in_16bit
 from helpers.quant.formats.named import encode
 
-name = next(row.name for row in held if row.format == "nf4" and row.part == "attention")
+name = next(row.name for row in held if row.format == "nf4" and row.part in ("attention", "delta"))
 theirs, original_weight = loaded.get_parameter(name), load_in_16bit(folder).get_parameter(name).detach().float()
 mine = encode(original_weight.reshape(-1, 64), "nf4")
 codes, scales = mine.tensors().values()
@@ -579,13 +585,13 @@ print(f"largest difference {error:.1f}, score {score(mistaken):.1%}; with the ri
 # in place, count every byte, ask the facts again.
 
 # %%
-experts4 = ("int4", all_but("experts"))
+experts4 = ("int4", all_but("routed experts"))
 recipes = {
     "16 bits": [],
     "int8, all": [("int8", ())],
-    "nf4, as load_in_4bit": [("nf4", ("experts", "router", "embedding", "head"))],
+    "nf4, as load_in_4bit": [("nf4", ("routed experts", "router", "embedding", "head"))],
     "int4, experts": [experts4],
-    "mxfp4, experts": [("mxfp4", all_but("experts"))],
+    "mxfp4, experts": [("mxfp4", all_but("routed experts"))],
     "int4 experts, int8 rest": [experts4, ("int8", ())],
     "int4, but the ends": [("int4", ("router", "embedding", "head"))],
     "int4, all": [("int4", ())],
@@ -678,7 +684,7 @@ def in_nf4(p, parts: list[str]) -> float:
     return (p.weight_bytes("bf16") - sum(p.parts.get(part, 0) for part in parts) * (16 - 4.5) / 8) / GB
 
 
-SEEN = ["attention", "shared expert", "dense FFN", "vision"]
+SEEN = ["attention", "indexer", "delta", "shared expert", "dense FFN", "vision"]
 print("                     experts        16 bits   load_in_4bit  experts too")
 for name, p in plans.items():
     if routed := p.parts.get("routed experts"):

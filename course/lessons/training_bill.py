@@ -190,7 +190,7 @@ with torch.device("meta"):  # shapes are enough to count, and 4,096 x 4,096 scor
     tied = Qwen3(small)
 experts = deepseek_v3.Config(
     vocab_size=256, width=64, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=32, latent_width=32,
-    head_dim=16, rotary_dim=8, value_dim=16, mlp_width=160, num_experts=32, experts_per_token=2, expert_width=48,
+    nope_dim=16, rotary_dim=8, value_dim=16, mlp_width=160, num_experts=32, experts_per_token=2, expert_width=48,
     num_shared=1, num_drafters=0,
 )  # fmt: skip
 sparse = DeepSeekV3(experts)

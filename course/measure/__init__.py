@@ -1,1 +1,1 @@
-"""``python3 -m course measure``: measurements of this machine, one file per subject."""
+"""``python3 -m course measure``: measurements of this machine; what is measured stands in ``subjects``."""

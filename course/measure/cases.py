@@ -4,16 +4,21 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from course.measure.block_sparse import block_sparse_case
-from course.measure.dsa import dsa_decode_case, sparse_layer_case
-from course.measure.dsa_kernels import index_scores_case, latent_decode_case, sparse_decode_case, sparse_prompt_case
-from course.measure.experts import four_bits_case, moe_case, one_token_case, prompt_case
-from course.measure.generate import generate_case
-from course.measure.linear import delta_prompt_case, few_tokens_case, many_tokens_case
-from course.measure.quant import quant_case
-from course.measure.quantised import quantised_case
-from course.measure.roofline import roofline_case
-from course.measure.speculative import speculative_case
+from course.measure.subjects.block_sparse import block_sparse_case
+from course.measure.subjects.dsa import dsa_decode_case, sparse_layer_case
+from course.measure.subjects.dsa_kernels import (
+    index_scores_case,
+    latent_decode_case,
+    sparse_decode_case,
+    sparse_prompt_case,
+)
+from course.measure.subjects.experts import four_bits_case, moe_case, one_token_case, prompt_case
+from course.measure.subjects.generate import generate_case
+from course.measure.subjects.linear import delta_prompt_case, few_tokens_case, many_tokens_case
+from course.measure.subjects.quant import quant_case
+from course.measure.subjects.quantised import quantised_case
+from course.measure.subjects.roofline import roofline_case
+from course.measure.subjects.speculative import speculative_case
 from helpers.measure import Measurement
 
 Case = Callable[[torch.device], Iterator[Measurement]]

@@ -25,12 +25,13 @@ from helpers.checkpoints.folder import CONFIG, read_config, read_object
 from helpers.checkpoints.safetensors import open_tensors
 from helpers.checkpoints.write import family_of_model, write_together
 from helpers.device import pick
+from helpers.models.components import part_of
 from helpers.quant.backends import Ways, stored_as
 from helpers.quant.cpu import CPU
 from helpers.quant.formats.named import Encoded, encode
 from helpers.quant.linear import Packed
 from helpers.quant.model import packed, put
-from helpers.quant.parts import layers_of, part_of
+from helpers.quant.parts import layers_of
 
 LAYERS, WEIGHTS = "quantised.json", "quantised.safetensors"
 VERSION = 2

@@ -11,7 +11,7 @@ At temperature 0 p is certain of one token, and the same lines give the same tok
 Source: Leviathan et al., 2023 (arXiv 2211.17192), algorithm 1 and appendix A.1; Chen et al., 2023 (arXiv 2302.01318).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from helpers.decoding.drafts import Guess, Texts
 from helpers.decoding.prompts import Batch, Prompt, read_prompt, vocabulary
-from helpers.decoding.request import Interrupted, check_request, seeded
-from helpers.decoding.sampling import Whole, are_finite, check_sampling, probabilities, sample, sample_from
-from helpers.decoding.stopping import Decoder, Ends, Eos
+from helpers.decoding.request import Interrupted, Request
+from helpers.decoding.sampling import Whole, are_finite, sample_from
+from helpers.decoding.stopping import Ends
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
@@ -96,39 +96,32 @@ def speculate(
     max_new_tokens: Whole = 8,
     temperature: float = 0.0,
     seed: Whole | None = None,
-    eos: Eos = None,
+    *,
     mask: Prompt | None = None,
     images: Mapping[str, Tensor] | None = None,
-    *,
-    top_k: Whole | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    stop: str | Iterable[str] | None = None,
-    tokenizer: Decoder | None = None,
-    pad: Whole | None = None,
+    **options,
 ) -> Speculated:
     """``helpers.generate.generate`` in fewer passes: its tokens at temperature 0, its distribution above.
 
-    Arguments are ``generate``'s. A filter cuts the model's distribution before guesses are judged by it, so that what
-    is written is exact there too. Equal up to rounding, that is: a pass over several tokens adds up in another order,
-    and where two tokens are nearly as likely that may decide. In a batch each row goes at its own pace. A guess that is
-    no token of the model is dropped, with those behind it.
-    Raises ValueError and ``Interrupted`` as ``generate`` does, and for a draft with another vocabulary.
-    Built in lesson `speculative`.
+    Arguments are ``generate``'s; ``options`` are the other fields of ``Request``. A filter cuts the model's
+    distribution before guesses are judged by it, so that what is written is exact there too. Equal up to rounding, that
+    is: a pass over several tokens adds up in another order, and where two tokens are nearly as likely that may decide.
+    In a batch each row goes at its own pace. A guess that is no token of the model is dropped, with those behind it.
+    Raises ValueError and ``Interrupted`` as ``generate`` does, and for a draft with another vocabulary. Built in lesson
+    `speculative`.
     """
-    check_request(max_new_tokens, seed)
-    check_sampling(temperature, top_k, top_p, min_p)
+    request = Request(max_new_tokens, temperature, seed, **options)
     prompt = read_prompt(model, token_ids, mask, images)
-    ids, filters = prompt.token_ids, {"top_k": top_k, "top_p": top_p, "min_p": min_p}
-    ends = Ends(eos, stop, tokenizer, pad, vocabulary(model), len(ids), ids.device)
-    text = Text(prompt, ends, int(max_new_tokens))
+    ids = prompt.token_ids
+    text = Text(prompt, request.ends(ids, vocabulary(model)), int(max_new_tokens))
     if not max_new_tokens:
         return Speculated(ids, 0, [], tuple(text.lengths))
-    generator, cache, call, passes = seeded(seed, ids), model.new_cache(), getattr(draft, "read", model), 1
+    generator, cache = request.generator(ids.device), model.new_cache()
+    call, passes = getattr(draft, "read", model), 1
     draft.begin()
     logits, finite = _judged(prompt.last(_pass(call, ids, cache=cache, **prompt.given)))
     cache.words_only = True
-    newest = sample(logits, temperature, generator, **filters)
+    newest = request.sample(logits, generator)
     text.add([[]] * len(ids), newest.tolist(), finite.long().tolist())
     while left := text.left:
         try:
@@ -140,7 +133,7 @@ def speculate(
             logits, finite = _judged(_pass(call, both, cache=cache))
         except ValueError as error:
             raise text.interrupted(str(error)) from error
-        stay, newest = accept(tokens, q, probabilities(logits, temperature, **filters), generator)
+        stay, newest = accept(tokens, q, request.probabilities(logits), generator)
         cache.rollback(stay + 1)  # what was newest before this pass is no guess
         stayed = [row[:count] for row, count in zip(tokens.tolist(), stay.tolist(), strict=True)]
         text.add(stayed, newest.tolist(), finite.long().cumprod(dim=1).sum(dim=1).tolist(), tokens.shape[1])

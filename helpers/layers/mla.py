@@ -84,15 +84,15 @@ def attention_weights(scores: Float[Tensor, "B T H S"], mask: Bool[Tensor, "B T 
     return masked.softmax(dim=-1, dtype=at_least_float32(scores.dtype)).to(scores.dtype)
 
 
-def absorbing_pays(queries: int, keys: int, latent_width: int, head_dim: int, value_dim: int) -> bool:
+def absorbing_pays(queries: int, keys: int, latent_width: int, nope_dim: int, value_dim: int) -> bool:
     """Whether ``absorbed`` takes fewer multiplications per head than ``expanded``.
 
     Carrying costs C (K + V) a query, expanding as much a key; an absorbed score and its mixture cost 2 C where K + V
     were enough. With DeepSeek-V3's sizes and a long cache: up to 170 new queries at once. Built in lesson `mla`.
     """
-    move = latent_width * (head_dim + value_dim)
+    move = latent_width * (nope_dim + value_dim)
     carried = queries * move + queries * keys * 2 * latent_width
-    return carried < keys * move + queries * keys * (head_dim + value_dim)
+    return carried < keys * move + queries * keys * (nope_dim + value_dim)
 
 
 class Latents(CacheEntry):
@@ -127,23 +127,23 @@ class MLA(Layer):
         num_heads: int,
         query_rank: int | None,
         latent_width: int,
-        head_dim: int,
+        nope_dim: int,
         rotary_dim: int,
         value_dim: int,
         scale: float,
     ):
         super().__init__()
-        self.head_dim, self.rotary_dim, self.value_dim, self.scale = head_dim, rotary_dim, value_dim, scale
+        self.nope_dim, self.rotary_dim, self.value_dim, self.scale = nope_dim, rotary_dim, value_dim, scale
         self.num_heads, self.latent_width, self.query_rank = num_heads, latent_width, query_rank
         if query_rank is None:
-            self.q = nn.Linear(width, num_heads * (head_dim + rotary_dim), bias=False)
+            self.q = nn.Linear(width, num_heads * (nope_dim + rotary_dim), bias=False)
         else:
             self.q_a = nn.Linear(width, query_rank, bias=False)
             self.q_a_norm = RMSNorm(query_rank, EPSILON)
-            self.q_b = nn.Linear(query_rank, num_heads * (head_dim + rotary_dim), bias=False)
+            self.q_b = nn.Linear(query_rank, num_heads * (nope_dim + rotary_dim), bias=False)
         self.kv_a = nn.Linear(width, latent_width + rotary_dim, bias=False)
         self.kv_a_norm = RMSNorm(latent_width, EPSILON)
-        self.kv_b = nn.Linear(latent_width, num_heads * (head_dim + value_dim), bias=False)
+        self.kv_b = nn.Linear(latent_width, num_heads * (nope_dim + value_dim), bias=False)
         self.output = nn.Linear(num_heads * value_dim, width, bias=False)
 
     def forward(
@@ -158,7 +158,7 @@ class MLA(Layer):
         if cache is not None:
             latent, k_rope = cache.write(latent, k_rope, rows)
         mask = rows.mask(causal_mask, latent.shape[1])
-        sizes = (*mask.shape[1:], self.latent_width, self.head_dim, self.value_dim)
+        sizes = (*mask.shape[1:], self.latent_width, self.nope_dim, self.value_dim)
         way = "absorbed" if cache is not None and absorbing_pays(*sizes) else "expanded"
         context = self.functions[way](query, q_rope, latent, k_rope, *self.up(), mask, self.scale)
         return self.output(context.flatten(2))
@@ -173,7 +173,7 @@ class MLA(Layer):
         """Each head's query: the part that stays as it is, and the part that is turned."""
         up = self.q if self.query_rank is None else self.q_b
         query = up(query_latent).unflatten(-1, (self.num_heads, -1))
-        query, turned = query.split([self.head_dim, self.rotary_dim], dim=-1)
+        query, turned = query.split([self.nope_dim, self.rotary_dim], dim=-1)
         return query, rotate_neighbours(turned, *rotary)
 
     def latents(
@@ -186,4 +186,4 @@ class MLA(Layer):
     def up(self) -> tuple[Float[Tensor, "H K C"], Float[Tensor, "H V C"]]:
         """The matrices that make each head's key and value of a latent."""
         both = self.kv_b.weight.unflatten(0, (self.num_heads, -1))
-        return both.split([self.head_dim, self.value_dim], dim=1)
+        return both.split([self.nope_dim, self.value_dim], dim=1)

@@ -28,7 +28,7 @@ class Block(nn.Module):
         super().__init__()
         c = config
         self.attention_norm = RMSNorm(c.width, c.norm_epsilon)
-        heads = (c.head_dim, c.rotary_dim, c.value_dim)
+        heads = (c.nope_dim, c.rotary_dim, c.value_dim)
         self.attention = MLA(c.width, c.num_heads, c.query_rank, c.latent_width, *heads, c.scale)
         self.mlp_norm = RMSNorm(c.width, c.norm_epsilon)
         router = RouterConfig(c.experts_per_token, c.num_groups, c.groups_per_token, c.routed_scale, c.normalised)
@@ -162,5 +162,5 @@ class DeepSeekV3(nn.Module):
         return Cache([Latents() for _ in self.blocks])
 
     def new_draft_cache(self) -> Cache:
-        """An empty cache for ``draft``: as much a token as one more block."""
+        """An empty cache for ``draft``: per token it takes what one more block takes."""
         return Cache([Latents() for _ in self.drafters])

@@ -33,8 +33,8 @@ class Block(nn.Module):
         super().__init__()
         c = config
         self.attention_norm = RMSNorm(c.width, c.norm_epsilon)
-        scale = (c.head_dim + c.rotary_dim) ** -0.5 * (c.yarn.on_scores if c.yarn else 1.0)
-        mla = MLA(c.width, c.num_heads, c.query_rank, c.latent_width, c.head_dim, c.rotary_dim, c.value_dim, scale)
+        scale = (c.nope_dim + c.rotary_dim) ** -0.5 * (c.yarn.on_scores if c.yarn else 1.0)
+        mla = MLA(c.width, c.num_heads, c.query_rank, c.latent_width, c.nope_dim, c.rotary_dim, c.value_dim, scale)
         # Half-split, although the attention beside it pairs neighbours.
         indexer = Indexer(c.width, c.query_rank, c.index_heads, c.index_dim, c.rotary_dim, c.index_k, rotate)
         self.attention = SparseAttention(mla, indexer)

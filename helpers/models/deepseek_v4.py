@@ -29,7 +29,7 @@ from helpers.shapes import Bool, Float, Int, Tensor
 def mixture(config: Config, kind: str) -> MoE:
     """A few routed experts and the shared one. The routing is by a fixed table of token ids, or learned."""
     c = config
-    sizes = (c.width, c.num_experts, c.experts_per_token, c.router_scale)
+    sizes = (c.width, c.num_experts, c.experts_per_token, c.routed_scale)
     router = HashRouter(*sizes, c.vocab_size) if kind == HASHED else SqrtSoftplusRouter(*sizes)
     experts = Experts(c.num_experts, c.width, c.expert_width, c.activation_limit)
     return MoE(router, experts, SwiGLU(c.width, c.expert_width, c.activation_limit))

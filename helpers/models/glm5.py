@@ -33,8 +33,8 @@ class Block(nn.Module):
         super().__init__()
         c = config
         self.attention_norm = RMSNorm(c.width, c.norm_epsilon)
-        scale = (c.head_dim + c.rotary_dim) ** -0.5
-        mla = MLA(c.width, c.num_heads, c.query_rank, c.latent_width, c.head_dim, c.rotary_dim, c.value_dim, scale)
+        scale = (c.nope_dim + c.rotary_dim) ** -0.5
+        mla = MLA(c.width, c.num_heads, c.query_rank, c.latent_width, c.nope_dim, c.rotary_dim, c.value_dim, scale)
         sizes = (c.index_heads, c.index_dim, c.rotary_dim, c.index_k)
         indexer = Indexer(c.width, c.query_rank, *sizes, rotate_neighbours) if kind == FULL else None
         self.attention = SparseAttention(mla, indexer)

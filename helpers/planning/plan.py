@@ -17,7 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 
-from helpers.models.components import part
+from helpers.models.components import part_of
 from helpers.planning.cache_size import layer_bytes, layer_kinds
 
 EXPERTS, CHOSEN = ("num_experts", "n_routed_experts", "num_local_experts"), "num_experts_per_tok"
@@ -105,7 +105,7 @@ def plan(config: dict | PretrainedConfig) -> Plan:
     model = skeleton(whole)
     parts = Counter()
     for name, parameter in model.named_parameters():  # a tied matrix appears once
-        parts[part(name)] += parameter.numel()
+        parts[part_of(name)] += parameter.numel()
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     experts, chosen = _experts(text) if parts["routed experts"] else (0, 0)
     return Plan(text, dict(parts), tied, experts, chosen)

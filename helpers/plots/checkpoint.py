@@ -19,7 +19,10 @@ PART_LOOK = {
     "shared expert": ("orange", "x"),
     "router": ("pink", "/"),
     "vision": ("green", ""),
-    "other": ("pink", ""),
+    "delta": ("blue", "/"),
+    "indexer": ("blue", "x"),
+    "drafter": ("green", "/"),
+    "norms and the rest": ("pink", ""),
 }
 _MACHINE = dict(dash="dash", width=2, color=GREY)  # a limit of memory
 _ABOVE = dict(y=1, yref="paper", yanchor="bottom", showarrow=False)

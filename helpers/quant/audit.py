@@ -7,29 +7,26 @@ is counted where it lies: packed codes, their scales and tables, and whatever st
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from helpers.models.components import part
+from helpers.models.components import REST, part_of
 from helpers.quant.linear import Packed
-from helpers.quant.parts import REST, part_of
+from helpers.quant.parts import layers_of, weights_of
 from helpers.shapes import Tensor
-
-# helpers.models.components' titles -> the words of helpers.quant.parts, where they are others
-WORDS = {"routed experts": "experts", "shared expert": "shared", "dense FFN": "mlp", "other": REST}
 
 
 @dataclass(frozen=True)
-class Held:
+class Stored:
     """One weight of a model, or several summed, as it lies in memory."""
 
     name: str
-    part: str  # a word of helpers.quant.parts
-    format: str  # "bfloat16", "nf4", ...
+    part: str  # a word of helpers.models.components
+    format: str  # "bfloat16", "nf4", ...; of several summed "bfloat16, nf4"
     weights: int  # the numbers that it stands for
     bytes: int  # of all tensors that it takes: codes, scales, tables
 
@@ -39,7 +36,7 @@ class Held:
         return 8 * self.bytes / self.weights
 
 
-def audit(model: nn.Module) -> list[Held]:
+def audit(model: nn.Module) -> list[Stored]:
     """Every parameter and every buffer of ``model``, each once: of transformers, bitsandbytes or this course.
 
     A tied matrix counts once; what is on the ``meta`` device counts as if it were here. ValueError for a model without
@@ -51,37 +48,48 @@ def audit(model: nn.Module) -> list[Held]:
     held = [_held(name, tensor) for name, tensor in tensors if tensor.numel() and id(tensor) not in inside]
     for name, module in packed:
         size = sum(tensor.nbytes for tensor in module.buffers())
-        held.append(Held(name, word(name), module.name, module.numbers(), size))
+        held.append(Stored(name, part_of(name), module.name, module.numbers(), size))
     if not held:
         raise ValueError(f"{type(model).__name__} holds no tensor: there is nothing to count")
     return held
 
 
-def word(name: str) -> str:
-    """The part that a weight belongs to, by its name here or in transformers."""
-    if not any(mark in f".{name}" for mark in (".model.", ".lm_head.", ".layers.", ".visual.")):
-        return part_of(name)
-    return WORDS.get(part(name), part(name))
+def together(part: str, stored: Iterable[Stored]) -> Stored:
+    """Several as one: their weights and bytes summed, their formats in one line."""
+    stored = list(stored)
+    formats = ", ".join(sorted({one.format for one in stored}))
+    return Stored(part, part, formats, sum(one.weights for one in stored), sum(one.bytes for one in stored))
 
 
-def summed(held: Sequence[Held]) -> list[Held]:
+def summed(stored: Iterable[Stored]) -> list[Stored]:
     """One row for each part and format, most bytes first."""
-    rows: dict[tuple[str, str], Held] = {}
-    for one in held:
-        kind = one.part, one.format
-        so_far = rows.get(kind, replace(one, name=one.part, weights=0, bytes=0))
-        rows[kind] = replace(so_far, weights=so_far.weights + one.weights, bytes=so_far.bytes + one.bytes)
-    return sorted(rows.values(), key=lambda row: -row.bytes)
+    rows: dict[tuple[str, str], list[Stored]] = {}
+    for one in stored:
+        rows.setdefault((one.part, one.format), []).append(one)
+    return sorted((together(part, some) for (part, _), some in rows.items()), key=lambda row: -row.bytes)
 
 
-def share_in(held: Sequence[Held], *formats: str) -> float:
+def stored_by_part(model: nn.Module) -> dict[str, Stored]:
+    """What each part of the model holds, most bytes first. Norms, biases and what else is never packed count as REST,
+    whatever part they lie in. Built in lesson `quantise_moe`."""
+    matrices = {id(weight) for _, layer in layers_of(model) for weight in weights_of(layer)}
+    names = {name for name, weight in model.named_parameters() if id(weight) in matrices}
+    names |= {name for name, module in model.named_modules() if isinstance(module, Packed)}
+    rows: dict[str, list[Stored]] = {}
+    for one in audit(model):
+        rows.setdefault(one.part if one.name in names else REST, []).append(one)
+    parts = sorted((together(part, some) for part, some in rows.items()), key=lambda row: -row.bytes)
+    return {row.part: row for row in parts}
+
+
+def share_in(stored: Sequence[Stored], *formats: str) -> float:
     """The share of all weights, 0 to 1, that are stored in one of these formats. Built in lesson `quantise_moe`."""
-    return sum(one.weights for one in held if one.format in formats) / sum(one.weights for one in held)
+    return sum(one.weights for one in stored if one.format in formats) / sum(one.weights for one in stored)
 
 
-def bytes_of(held: Sequence[Held]) -> int:
+def bytes_of(stored: Sequence[Stored]) -> int:
     """Bytes of all of them."""
-    return sum(one.bytes for one in held)
+    return sum(one.bytes for one in stored)
 
 
 def load_in_4bit(folder: str | os.PathLike, kind: str = "nf4", double: bool = False) -> nn.Module:
@@ -114,13 +122,13 @@ def _from_pretrained(folder: str | os.PathLike, settings: dict) -> nn.Module:
         return family.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True, **settings)
 
 
-def _held(name: str, tensor: Tensor) -> Held:
+def _held(name: str, tensor: Tensor) -> Stored:
     """A plain tensor, or one of bitsandbytes with all that belongs to it."""
     state = getattr(tensor, "quant_state", None)
     if state is None:
-        return Held(name, word(name), str(tensor.dtype).removeprefix("torch."), tensor.numel(), tensor.nbytes)
+        return Stored(name, part_of(name), str(tensor.dtype).removeprefix("torch."), tensor.numel(), tensor.nbytes)
     beside = sum(value.nbytes for value in state.as_dict().values() if torch.is_tensor(value))
-    return Held(name, word(name), state.quant_type, state.shape.numel(), tensor.nbytes + beside)
+    return Stored(name, part_of(name), state.quant_type, state.shape.numel(), tensor.nbytes + beside)
 
 
 @contextmanager

@@ -1,21 +1,23 @@
 """One call that packs a whole model, in place, and says what it did: bytes by part, before and after."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
 from torch import nn
 
+from helpers.models.components import part_of
 from helpers.moe.experts import Experts
 from helpers.moe.routers import WideLinear
+from helpers.quant.audit import Stored, stored_by_part, together
 from helpers.quant.backends import Ways, stored_as
 from helpers.quant.cpu import CPU
 from helpers.quant.experts import QuantisedExperts
 from helpers.quant.formats.blocks import check_numbers
 from helpers.quant.formats.named import format_of
 from helpers.quant.linear import Pack, Packed, QuantisedEmbedding, QuantisedLinear, packing
-from helpers.quant.parts import Held, check_parts, held_by_part, layers_of, part_of, weights_of
+from helpers.quant.parts import check_parts, layers_of, weights_of
 from helpers.units import format_bytes, format_count
 
 KEPT = ("router", "head", "embedding", "vision")  # small parts that suffer most, and one that a token reads a row of
@@ -33,8 +35,8 @@ class Report:
     """What ``quantise`` did: ``print`` shows it as a table."""
 
     format: str
-    before: dict[str, Held]  # by part
-    after: dict[str, Held]
+    before: dict[str, Stored]  # by part
+    after: dict[str, Stored]
 
     @property
     def bytes_before(self) -> int:
@@ -47,14 +49,15 @@ class Report:
     @property
     def share_packed(self) -> float:
         """Of all numbers of the model, those that are in a format now."""
-        packed = sum(part.numbers for part in self.after.values() if self.format in part.formats)
-        return packed / sum(part.numbers for part in self.after.values())
+        packed = sum(part.weights for part in self.after.values() if self.format in part.format.split(", "))
+        return packed / sum(part.weights for part in self.after.values())
 
     def __str__(self) -> str:
         rows = [("part", "numbers", "before", "after", "bits per number", "held as")]
         for name, was in self.before.items():
             rows.append(_row(name, was, self.after[name]))
-        rows.append(_row("all", *(_sum(held.values()) for held in (self.before, self.after))))
+        was, now = (together("all", stored.values()) for stored in (self.before, self.after))
+        rows.append(_row("all", was, replace(now, format="")))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return "\n".join("  ".join(_cells(row, widths)).rstrip() for row in rows)
 
@@ -63,8 +66,8 @@ def quantise(model: nn.Module, name: str, keep: Collection[str] = KEPT, wrap: bo
     """Pack every matrix of ``model`` in the format ``name``, in place, but for the parts in ``keep``.
 
     ``name`` is one of ``helpers.quant.formats.named.FORMATS``, or "int8-dynamic", whose layers round their tokens to
-    INT8 too. ``keep`` holds words of ``helpers.quant.parts.PARTS`` ("router", "head", "attention", ...) or names of
-    single layers; where the head is the embedding, keeping it keeps both. Norms are never packed, and what is packed
+    INT8 too. ``keep`` holds words of ``helpers.models.components.PARTS`` ("router", "head", "attention", ...) or names
+    of single layers; where the head is the embedding, keeping it keeps both. Norms are never packed, and what is packed
     already stays, so that parts can have different formats. ``wrap`` lets the groups of a format run on over the ends
     of rows where they do not divide a width. Make the model bfloat16 first to get the kernels in ``ways``: a float32
     model is exact and slow. Experts are stacks, and are packed with the rest.
@@ -74,13 +77,13 @@ def quantise(model: nn.Module, name: str, keep: Collection[str] = KEPT, wrap: bo
     `quantise_moe`.
     """
     chosen = _chosen(model, name, keep, wrap)
-    before = held_by_part(model)
+    before = stored_by_part(model)
     # All or nothing without a second model in memory: whatever can be refused is looked for first, and then each layer
     # is let go as soon as its packed one stands in its place. So only names are held here, and no layers. Stopped in
     # between, by a person or for lack of memory, the model has some packed layers and computes with them.
     for at in chosen:
         put(model, at, packed(model.get_submodule(at), packing(name, ways, wrap)))
-    return Report(name, before, held_by_part(model))
+    return Report(name, before, stored_by_part(model))
 
 
 def packed(layer: nn.Module, pack: Pack) -> nn.Module:
@@ -169,17 +172,9 @@ def _refuse_narrow(narrow: dict[str, int], name: str, divides: int, wrap: bool) 
     )
 
 
-def _row(name: str, was: Held, now: Held) -> tuple[str, ...]:
-    bits = f"{8 * now.bytes / now.numbers:.2f}"
-    held = ", ".join(sorted(now.formats))
-    return name, format_count(was.numbers), format_bytes(was.bytes), format_bytes(now.bytes), bits, held
-
-
-def _sum(parts) -> Held:
-    total = Held()
-    for part in parts:
-        total.numbers, total.bytes = total.numbers + part.numbers, total.bytes + part.bytes
-    return total
+def _row(name: str, was: Stored, now: Stored) -> tuple[str, ...]:
+    sizes = format_count(was.weights), format_bytes(was.bytes), format_bytes(now.bytes)
+    return name, *sizes, f"{now.bits:.2f}", now.format
 
 
 def _cells(row: tuple[str, ...], widths: list[int]) -> list[str]:

@@ -34,7 +34,7 @@ def with_memory() -> Qwen3_5:
 
 def sparse() -> GLM5:
     """A GLM-5 without experts, which reads five tokens at a time; the second block shares the first one's choice."""
-    sizes = {"latent_width": 12, "head_dim": 8, "rotary_dim": 4, "value_dim": 8, "index_heads": 3, "index_dim": 8}
+    sizes = {"latent_width": 12, "nope_dim": 8, "rotary_dim": 4, "value_dim": 8, "index_heads": 3, "index_dim": 8}
     experts = {"num_experts": 1, "experts_per_token": 1, "expert_width": 1, "num_shared": 1}  # in no block
     plan = {"index_k": 5, "mlp_width": 24, "indexers": (glm5.FULL, glm5.SHARED)}
     return random(GLM5(glm5.Config(53, 16, 2, 2, 2, 16, **sizes, **experts, **plan)))
@@ -42,7 +42,7 @@ def sparse() -> GLM5:
 
 def with_experts() -> DeepSeekV3:
     """A DeepSeek-V3 of one dense block and one with six experts, two per token, and a shared one."""
-    sizes = {"query_rank": 12, "latent_width": 12, "head_dim": 8, "rotary_dim": 4, "value_dim": 8, "mlp_width": 24}
+    sizes = {"query_rank": 12, "latent_width": 12, "nope_dim": 8, "rotary_dim": 4, "value_dim": 8, "mlp_width": 24}
     experts = {"num_experts": 6, "experts_per_token": 2, "expert_width": 12, "num_shared": 1}
     return random(DeepSeekV3(deepseek_v3.Config(53, 16, 2, 1, 2, **sizes, **experts)))
 

@@ -36,13 +36,13 @@ QWEN3_5 = {
 }
 
 LATENT = deepseek_v3.Config(
-    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
+    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, nope_dim=8,
     rotary_dim=4, value_dim=8, mlp_width=40, num_experts=8, experts_per_token=2, expert_width=10, num_shared=1,
     routed_scale=2.827, rope_theta=5e4, yarn=Yarn(64.0, 16, mscale=1.0, strength=1.0), context=1024,
 )  # fmt: skip
 ODD_LATENT = replace(
     LATENT, vocab_size=61, width=27, num_blocks=2, num_dense_blocks=0, num_heads=7, query_rank=None, latent_width=9,
-    head_dim=5, rotary_dim=6, value_dim=11, num_experts=5, experts_per_token=3, num_shared=2, yarn=None, tied=True,
+    nope_dim=5, rotary_dim=6, value_dim=11, num_experts=5, experts_per_token=3, num_shared=2, yarn=None, tied=True,
 )  # fmt: skip
 MOONVIT = moonvit.Config(24, 2, 2, 40, patch_side=4, grid_height=5, grid_width=5)
 ODD_MOONVIT = moonvit.Config(20, 1, 1, 31, 3, 3, 7, 7, 100.0)

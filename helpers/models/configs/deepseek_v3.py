@@ -24,8 +24,8 @@ class Config:
     num_heads: int
     query_rank: int | None  # width of the compressed query; None: it is not compressed
     latent_width: int
-    head_dim: int  # of a key, without its rotary part
-    rotary_dim: int
+    nope_dim: int  # coordinates of a head's key that positions do not turn
+    rotary_dim: int  # those that they do turn
     value_dim: int
     mlp_width: int  # of the dense blocks
     num_experts: int
@@ -51,7 +51,7 @@ class Config:
     @property
     def scale(self) -> float:
         """What attention scores are multiplied by."""
-        return (self.head_dim + self.rotary_dim) ** -0.5 * (self.yarn.on_scores if self.yarn else 1.0)
+        return (self.nope_dim + self.rotary_dim) ** -0.5 * (self.yarn.on_scores if self.yarn else 1.0)
 
 
 CONFIG_NAMES = {  # ours -> config.json's

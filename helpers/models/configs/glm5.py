@@ -23,8 +23,8 @@ class Config:
     num_heads: int
     query_rank: int
     latent_width: int
-    head_dim: int  # of a key, without its rotary part
-    rotary_dim: int
+    nope_dim: int  # coordinates of a head's key that positions do not turn
+    rotary_dim: int  # those that they do turn
     value_dim: int
     index_heads: int
     index_dim: int

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from helpers.hooks import hooked
+from helpers.models.components import PARTS, part_of
 from helpers.quant.formats.blocks import check_numbers, not_zero
 from helpers.quant.formats.integers import from_codes, round_to
 from helpers.quant.methods.awq import MakeGrid, rounded, search
 from helpers.quant.methods.gptq import gptq
 from helpers.quant.methods.input_statistics import Inputs, output_error
 from helpers.quant.methods.undo import undone_on_error
-from helpers.quant.parts import PARTS
 from helpers.shapes import Float, Int, Tensor
 
 Weights = Sequence[Float[Tensor, "_ I"]]  # of layers that read the same input
@@ -66,9 +66,9 @@ def calibrate(
     """Round every linear layer in ``model.blocks``, in place, on the text ``token_ids``; say how far each is off.
 
     The model reads the text once. Before a block does, it is rounded: so the next one gets what a rounded block says.
-    Layers with one of ``keep`` in their name stay, and so do experts, which are stacks and no linear layers. ValueError
-    for a word of ``keep`` that is neither a part nor in a name, and with the layer's name where one cannot be rounded;
-    whatever stops it, the model is then as it was. Built in lesson `gptq_awq`.
+    The parts in ``keep`` stay, and so do layers with one of its words in their name, and experts, which are stacks and
+    no linear layers. ValueError for a word of ``keep`` that is neither a part nor in a name, and with the layer's name
+    where one cannot be rounded; whatever stops it, the model is then as it was. Built in lesson `gptq_awq`.
     """
     if not isinstance(getattr(model, "blocks", None), nn.ModuleList):
         raise ValueError(
@@ -80,7 +80,7 @@ def calibrate(
 
     def round_block(block: nn.Module, given: tuple) -> None:
         for layers in _sharing_an_input(block, given):
-            layers = {names[layer]: layer for layer in layers if not any(part in names[layer] for part in keep)}
+            layers = {names[layer]: layer for layer in layers if not _kept(names[layer], keep)}
             if layers:
                 made, rows = _rounded(layers, partial(_inputs, block, given), method, make_grid)
                 report.extend(rows)
@@ -92,6 +92,10 @@ def calibrate(
     with hooks, undone_on_error() as keep_old:
         model(token_ids)
     return report
+
+
+def _kept(name: str, keep: Sequence[str]) -> bool:
+    return part_of(name) in keep or any(word in name for word in keep)
 
 
 def _check_kept(keep: Sequence[str], names: list[str]) -> None:

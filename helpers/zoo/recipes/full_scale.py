@@ -23,7 +23,7 @@ LATENT = {  # latent attention and experts: DeepSeek-V3's and GLM-5's alike
     "num_heads": 8,
     "query_rank": 256,
     "latent_width": 128,
-    "head_dim": 48,
+    "nope_dim": 48,
     "value_dim": 64,
     "mlp_width": 1536,
     "num_experts": 16,

@@ -5,12 +5,12 @@ import torch
 from support.kernel_tests import needs_triton
 
 from course.measure import versus as measure_versus
-from course.measure.block_sparse import Sizes
 from course.measure.cases import CASES, GPU_CASES, cases_for
-from course.measure.dsa import LAYER as GLM5_LAYER
-from course.measure.experts import Size
 from course.measure.goals import goals_on
-from course.measure.linear import Matrix
+from course.measure.subjects.block_sparse import Sizes
+from course.measure.subjects.dsa import LAYER as GLM5_LAYER
+from course.measure.subjects.experts import Size
+from course.measure.subjects.linear import Matrix
 from helpers.device import describe
 from helpers.measure import Comparison, Measurement, Record, Timing, read_record, write_record
 from helpers.measure.dsa_work import SparseSizes

@@ -2,8 +2,9 @@
 
 import pytest
 
-from course.measure import block_sparse, dsa_kernels, experts, goals, linear
+from course.measure import goals
 from course.measure.cases import cases_for
+from course.measure.subjects import block_sparse, dsa_kernels, experts, linear
 from helpers.measure import Measurement, Rate, Record, Timing, Work, write_record
 
 

@@ -8,7 +8,7 @@ from course.measure import __main__ as measure
 from course.measure import cases as measure_cases
 from course.measure import run
 from course.measure.goals import goals_on
-from course.measure.roofline import CPU_DTYPES
+from course.measure.subjects.roofline import CPU_DTYPES
 from helpers.device import describe
 from helpers.measure import Measurement, Rate, Timing, Work, read_record
 from helpers.measure.records import FOLDER, folder_of

@@ -11,12 +11,13 @@ from course.parity import runs
 from course.parity.configs import CONFIGS
 from helpers.checkpoints import CheckpointError, load, tensors
 from helpers.checkpoints.quantised import LAYERS, WEIGHTS, load_quantised, save_quantised
+from helpers.quant.audit import stored_by_part
 from helpers.quant.backends import DYNAMIC
 from helpers.quant.cpu import CPU
 from helpers.quant.formats.named import FORMATS
 from helpers.quant.linear import Packed
 from helpers.quant.model import quantise
-from helpers.quant.parts import all_but, held_by_part
+from helpers.quant.parts import all_but
 
 IDS = torch.randint(199, (1, 24), generator=torch.Generator().manual_seed(0))
 pytestmark = pytest.mark.usefixtures("no_gradients")
@@ -30,7 +31,7 @@ def test_a_model_of_every_family_comes_back_to_the_bit(family, tmp_path):
     save_quantised(model, tmp_path / "packed")
     again = load_quantised(tmp_path / "packed")
     assert torch.equal(again(IDS), model(IDS))
-    assert held_by_part(again) == held_by_part(model)
+    assert stored_by_part(again) == stored_by_part(model)
     whole = sum(tensor.nbytes for tensor in model.state_dict().values())
     assert whole < (tmp_path / "packed" / WEIGHTS).stat().st_size < 1.5 * whole  # codes are written packed
 
@@ -58,14 +59,14 @@ def test_what_a_kernel_holds_is_written_as_its_format_and_laid_out_again(name, t
 
 def test_parts_of_different_formats_come_back(tmp_path):
     model = load("zoo:tiny-glm5")
-    quantise(model, "int4", keep=all_but("experts"), wrap=True)
+    quantise(model, "int4", keep=all_but("routed experts"), wrap=True)
     quantise(model, "int8", keep=["router", "embedding", "head", "indexer"])
     save_quantised(model, tmp_path)
     assert json.loads((tmp_path / LAYERS).read_text())["kept"] == ["embedding", "indexer", "router"]
     again = load_quantised(tmp_path)
     assert torch.equal(again(IDS), model(IDS))
-    assert held_by_part(again)["experts"].formats == {"int4"}
-    assert held_by_part(again)["attention"].formats == {"int8"}
+    assert stored_by_part(again)["routed experts"].format == "int4"
+    assert stored_by_part(again)["attention"].format == "int8"
 
 
 @pytest.fixture(scope="module")

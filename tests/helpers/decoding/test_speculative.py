@@ -447,3 +447,8 @@ def test_the_trained_drafter_changes_no_token_and_saves_passes(k):
     assert torch.equal(got.token_ids, generate(model, ids, 24, mask=mask))
     assert got.passes < 24
     assert got.accepted > 0.2 * got.drafted
+
+
+def test_an_option_that_nobody_knows_is_named():
+    with pytest.raises(TypeError, match="top_q"):
+        speculate(little(0), torch.tensor([[1]]), NGram(), top_q=0.5)

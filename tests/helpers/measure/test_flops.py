@@ -29,12 +29,12 @@ QWEN3 = qwen3.Config(
     vocab_size=97, width=32, num_blocks=3, num_heads=6, num_kv_heads=2, head_dim=10, mlp_width=50, tied=False
 )  # fmt: skip
 V3 = deepseek_v3.Config(
-    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
+    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, nope_dim=8,
     rotary_dim=4, value_dim=6, mlp_width=40, num_experts=8, experts_per_token=3, expert_width=10, num_shared=2,
     num_drafters=1,
 )  # fmt: skip
 SPARSE_SIZES = dict(
-    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
+    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, nope_dim=8,
     rotary_dim=4, value_dim=6, index_heads=5, index_dim=6, index_k=9, mlp_width=40, num_experts=8, experts_per_token=3,
     expert_width=10, num_shared=1,
 )  # fmt: skip
@@ -80,7 +80,7 @@ def test_of_the_experts_only_those_that_are_chosen_cost(length):
     c = V3
     model = DeepSeekV3(c)
     used = 2 * (matrices(model, used=Fraction(3, 8)) - matrices(model, "drafters", Fraction(3, 8)))
-    pair = c.num_heads * 2 * (c.head_dim + c.rotary_dim + c.value_dim)
+    pair = c.num_heads * 2 * (c.nope_dim + c.rotary_dim + c.value_dim)
     forward = used * length + c.num_blocks * pair * length**2
     assert training_flops(model, length) == StepFlops(forward, 2 * forward, length)
 
@@ -95,7 +95,7 @@ def test_a_drafter_costs_when_the_loss_asks_it():
 
     drafted = length - 1
     used = 2 * (matrices(model, "drafters", Fraction(3, 8)) + model.head.weight.numel())
-    pair = c.num_heads * 2 * (c.head_dim + c.rotary_dim + c.value_dim)
+    pair = c.num_heads * 2 * (c.nope_dim + c.rotary_dim + c.value_dim)
     more = training_flops(model, length, with_draft).forward - training_flops(model, length).forward
     assert more == used * drafted + pair * drafted**2
 

@@ -17,13 +17,13 @@ from helpers.models.configs.deepseek_v3 import CONFIG_NAMES, COPIES, NAMES, Conf
 from helpers.models.deepseek_v3 import DeepSeekV3
 
 SMALL = Config(
-    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, head_dim=8,
+    vocab_size=97, width=32, num_blocks=3, num_dense_blocks=1, num_heads=4, query_rank=12, latent_width=16, nope_dim=8,
     rotary_dim=4, value_dim=8, mlp_width=40, num_experts=8, experts_per_token=2, expert_width=10, num_shared=1,
     num_groups=4, groups_per_token=2, routed_scale=2.5, context=2560, num_drafters=1,
     yarn=Yarn(40.0, 64, mscale=1.0, strength=1.0),
 )  # fmt: skip
 ODD = Config(
-    vocab_size=61, width=27, num_blocks=2, num_dense_blocks=0, num_heads=7, query_rank=None, latent_width=9, head_dim=5,
+    vocab_size=61, width=27, num_blocks=2, num_dense_blocks=0, num_heads=7, query_rank=None, latent_width=9, nope_dim=5,
     rotary_dim=6, value_dim=11, mlp_width=31, num_experts=5, experts_per_token=3, expert_width=7, num_shared=2,
     normalised=False, norm_epsilon=1e-5, rope_theta=5e4, tied=True, num_drafters=1,
 )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from helpers.facts import table
-from helpers.models.components import part
+from helpers.models.components import REST, part_of
 from helpers.planning.cache_size import KEPT, layer_kinds
 from helpers.planning.plan import BITS, CONFIGS, plan, published, published_names, skeleton
 
@@ -298,12 +298,20 @@ def test_a_layer_without_a_formula_is_named():
 def test_every_parameter_of_the_real_models_belongs_to_a_named_part():
     for name in published_names():
         counted = plan(published(name))
-        assert counted.parts.get("other", 0) < 0.02 * counted.total
+        assert counted.parts.get(REST, 0) < 0.02 * counted.total
         assert counted.parts["embedding"] == counted.config.vocab_size * counted.config.hidden_size
-    assert part("model.layers.3.mlp.experts.down_proj") == "routed experts"
-    assert part("model.layers.3.mlp.shared_experts.down_proj.weight") == "shared expert"
-    assert part("model.layers.3.mlp.gate.weight") == "router"
-    assert part("model.layers.3.mlp.gate_proj.weight") == "dense FFN"
+    assert part_of("model.layers.3.mlp.experts.down_proj") == "routed experts"
+    assert part_of("model.layers.3.mlp.shared_experts.down_proj.weight") == "shared expert"
+    assert part_of("model.layers.3.mlp.gate.weight") == "router"
+    assert part_of("model.layers.3.mlp.gate_proj.weight") == "dense FFN"
+
+
+def test_a_name_is_ours_or_a_published_one_and_the_gate_of_a_dense_layer_is_no_router():
+    assert part_of("blocks.0.mlp.gate.weight") == "dense FFN"
+    assert part_of("model.layers.0.mlp.gate.weight") == "router"
+    assert part_of("text.blocks.1.mlp.shared_gate") == part_of("model.layers.1.mlp.shared_expert_gate.weight")
+    assert part_of("blocks.1.attention.indexer.query") == part_of("model.layers.1.self_attn.indexer.wq_b") == "indexer"
+    assert part_of("model.layers.1.ffn.experts.3.w1.weight") == "routed experts"  # as DeepSeek-V4's files have it
 
 
 @pytest.mark.parametrize("path", sorted(Path(CONFIGS).glob("*.json")), ids=lambda path: path.stem)

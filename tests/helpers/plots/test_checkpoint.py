@@ -2,6 +2,7 @@
 
 import pytest
 
+from helpers.models.components import PARTS, REST
 from helpers.plots import alt_text
 from helpers.plots.checkpoint import (
     PART_LOOK,
@@ -33,6 +34,7 @@ def test_shares_of_each_model_sum_to_a_hundred():
 
 def test_every_part_has_a_look_of_its_own():
     assert len(set(PART_LOOK.values())) == len(PART_LOOK)
+    assert {*PART_LOOK} == {"header", *PARTS, REST}
 
 
 def test_machines_stand_at_their_bytes_on_the_log_axis():

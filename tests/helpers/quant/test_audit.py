@@ -8,7 +8,7 @@ from torch import nn
 
 from helpers import zoo
 from helpers.checkpoints import load
-from helpers.quant.audit import Held, audit, bytes_of, load_in_4bit, load_in_16bit, share_in, summed
+from helpers.quant.audit import Stored, audit, bytes_of, load_in_4bit, load_in_16bit, share_in, summed
 from helpers.quant.model import quantise
 from helpers.quant.parts import all_but
 
@@ -23,9 +23,10 @@ def loaded() -> nn.Module:
 
 
 def test_the_experts_of_a_mixture_stay_in_bfloat16_when_it_is_loaded_in_four_bits(loaded):
-    formats = {row.format for row in audit(loaded) if row.part == "experts"}
+    formats = {row.format for row in audit(loaded) if row.part == "routed experts"}
     assert formats == {"bfloat16"}
-    assert {row.format for row in audit(loaded) if row.part == "router"} == {"bfloat16"}
+    routers = [row for row in audit(loaded) if row.part == "router" and "shared" not in row.name]
+    assert {row.format for row in routers} == {"bfloat16"}
     assert "nf4" in {row.format for row in audit(loaded) if row.part == "attention"}
 
 
@@ -39,15 +40,15 @@ def test_what_is_not_quantised_is_as_it_is_in_sixteen_bits(loaded):
 
 @pytest.mark.parametrize("name", ["tiny-kimi-k2_5", "tiny-deepseek-v4", "tiny-glm5"])
 def test_in_every_family_with_experts_they_are_not_found(name):
-    rows = [row for row in audit(load_in_4bit(zoo.folder(name))) if row.part == "experts"]
+    rows = [row for row in audit(load_in_4bit(zoo.folder(name))) if row.part == "routed experts"]
     assert rows
     assert share_in(rows, "nf4") == 0
 
 
 def test_a_dense_model_is_quantised_but_for_its_embedding_and_norms():
     rows = audit(load_in_4bit(zoo.folder("tiny-dense-active")))
-    assert {row.format for row in rows if row.part in ("attention", "mlp") and ".norm" not in row.name} >= {"nf4"}
-    assert share_in([row for row in rows if row.part == "mlp"], "nf4") == 1
+    assert {row.format for row in rows if row.part in ("attention", "dense FFN") and ".norm" not in row.name} >= {"nf4"}
+    assert share_in([row for row in rows if row.part == "dense FFN"], "nf4") == 1
 
 
 def test_quantised_or_not_a_model_stands_for_as_many_weights(loaded):
@@ -60,9 +61,8 @@ def test_ours_and_theirs_have_the_same_weights_in_every_part(loaded):
     def by_part(model):
         sums = {}
         for row in audit(model):
-            if "inv_freq" not in row.name and "shared" not in row.name:  # the shared expert's gate is a router to us
-                kind = "attention" if row.part == "delta" else row.part
-                sums[kind] = sums.get(kind, 0) + row.weights
+            if "inv_freq" not in row.name:
+                sums[row.part] = sums.get(row.part, 0) + row.weights
         return sums
 
     assert by_part(loaded) == by_part(load("zoo:tiny-qwen3_5-moe"))
@@ -70,8 +70,8 @@ def test_ours_and_theirs_have_the_same_weights_in_every_part(loaded):
 
 def test_our_own_packed_layers_count_by_their_format_and_stand_for_as_many_weights():
     model, plain = (load("zoo:tiny-deepseek-v3") for _ in range(2))
-    report = quantise(model, "int4", keep=all_but("experts"), wrap=True)
-    experts = [row for row in audit(model) if row.part == "experts"]
+    report = quantise(model, "int4", keep=all_but("routed experts"), wrap=True)
+    experts = [row for row in audit(model) if row.part == "routed experts"]
     assert {row.format for row in experts} == {"int4"}
     assert total_weights(model) == total_weights(plain)
     assert bytes_of(audit(model)) == report.bytes_after
@@ -106,9 +106,9 @@ def test_a_tied_matrix_counts_once_and_a_buffer_counts():
 
 def test_rows_of_one_part_and_format_are_summed_the_largest_first():
     rows = [
-        Held("a", "attention", "nf4", 10, 6),
-        Held("b", "attention", "nf4", 10, 4),
-        Held("c", "head", "bf16", 8, 16),
+        Stored("a", "attention", "nf4", 10, 6),
+        Stored("b", "attention", "nf4", 10, 4),
+        Stored("c", "head", "bf16", 8, 16),
     ]
     assert [(row.part, row.weights, row.bytes) for row in summed(rows)] == [("head", 8, 16), ("attention", 20, 10)]
     assert summed(rows)[1].bits == 4

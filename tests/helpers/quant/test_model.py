@@ -13,12 +13,14 @@ from helpers.checkpoints import load
 from helpers.compare import max_error, tolerance
 from helpers.generate import generate
 from helpers.layers import mla
+from helpers.models.components import PARTS, REST, part_of
 from helpers.moe.experts import Experts
+from helpers.quant.audit import stored_by_part
 from helpers.quant.backends import DYNAMIC, as_read, encoded_as
 from helpers.quant.formats.named import format_of
 from helpers.quant.linear import Packed, QuantisedEmbedding, QuantisedLinear
 from helpers.quant.model import KEPT, quantise
-from helpers.quant.parts import PARTS, REST, all_but, held_by_part, layers_of, part_of, weights_of
+from helpers.quant.parts import all_but, layers_of, weights_of
 
 SAME = 1e-9  # float64 against itself
 EVERYTHING = []  # to keep
@@ -143,19 +145,19 @@ def test_kept_parts_stay_and_everything_else_is_packed(folders):
     assert {part_of(at) for at, _ in layers_of(model)} == {"router", "head", "indexer"}
     for part, held in report.after.items():
         kept = part in ("router", "head", "indexer", REST)
-        assert held.formats == ({"float32"} if kept else {"int8"}), part
+        assert held.format == ("float32" if kept else "int8"), part
         assert (held.bytes == report.before[part].bytes) == kept
-    assert quantise(load(folders["deepseek_v32"]), "int8").after["embedding"].formats == {"float32"}
+    assert quantise(load(folders["deepseek_v32"]), "int8").after["embedding"].format == "float32"
     assert {"router", "head", "embedding", "vision"} == set(KEPT)
 
 
 def test_parts_can_have_different_formats(folders):
     model = load(folders["qwen3_5_moe_text"])
-    quantise(model, "int4", keep=all_but("experts"), wrap=True)
-    assert {part for part, held in held_by_part(model).items() if "int4" in held.formats} == {"experts"}
+    quantise(model, "int4", keep=all_but("routed experts"), wrap=True)
+    assert {part for part, held in stored_by_part(model).items() if "int4" in held.format} == {"routed experts"}
     report = quantise(model, "int8")
-    assert report.after["experts"].formats == {"int4"}
-    assert report.after["attention"].formats == report.after["delta"].formats == {"int8"}
+    assert report.after["routed experts"].format == "int4"
+    assert report.after["attention"].format == report.after["delta"].format == "int8"
 
 
 def test_a_single_layer_can_be_kept(folders):
@@ -172,15 +174,15 @@ def test_the_report_counts_the_bytes_that_are_there(folders):
     assert report.bytes_before == sum(4 * weight.numel() for weight in load(folders["kimi_k25"]).parameters()) + sum(
         buffer.nbytes for buffer in load(folders["kimi_k25"]).buffers()
     )
-    assert report.after["experts"].bytes * 8 / report.after["experts"].numbers == 4.5
+    assert report.after["routed experts"].bits == 4.5
     assert 0.9 < report.share_packed < 1
 
 
 def test_the_report_prints_a_table():
     said = str(quantise(load("zoo:tiny-qwen3"), "int4")).splitlines()
     assert said[0].split() == ["part", "numbers", "before", "after", "bits", "per", "number", "held", "as"]
-    assert said[1].split() == ["mlp", "737", "k", "2.95", "MB", "415", "kB", "4.50", "int4"]
-    assert [line.split()[0] for line in said[1:]] == ["mlp", "attention", "embedding", "norms", "all"]
+    assert said[1].split() == ["dense", "FFN", "737", "k", "2.95", "MB", "415", "kB", "4.50", "int4"]
+    assert [line.split()[0] for line in said[1:]] == ["dense", "attention", "embedding", "norms", "all"]
     assert len({line.rindex(line.split()[-1]) for line in said[1:-1]}) == 1  # a column stands under its name
 
 

@@ -101,6 +101,29 @@ def test_where_a_gradient_is_wanted_the_readable_form_answers():
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_packed_weights_are_walked_one_by_one_where_no_kernel_runs(tokens):
+    *given, stacks = layer(tokens, 64, 192, 4, 2)
+    packed = packed_stacks(Stacks(stacks.gate_up.cpu(), stacks.down.cpu(), 0.5), "int8")
+    x, indices, weights = (part.cpu() for part in given)
+    answer, launched = launches_of(dispatched, x.requires_grad_(), indices, weights, packed)
+    assert not launched
+    wanted = exact(x, indices, weights, unpacked(packed, torch.float32))
+    near_float64(answer, wanted, 4 * (64 + 192), "the layer")
+    with pytest.raises(ValueError, match="expert 4 was chosen; there are experts 0 to 3"):
+        dispatched(x, torch.full_like(indices, 4), weights, packed)
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("wrong", [4, -1])
+@pytest.mark.parametrize("name", [None, "int8"])
+def test_an_expert_that_is_not_there_is_refused_as_by_the_sibling(tokens, wrong, name):
+    x, indices, weights, stacks = layer(tokens, 32, 32, 4, 2)
+    given = stacks if name is None else packed_stacks(stacks, name)
+    indices[-1, 0] = wrong
+    refused(dispatched, x, indices, weights, given, message=f"expert {wrong} was chosen; there are experts 0 to 3")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

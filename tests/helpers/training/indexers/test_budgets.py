@@ -41,7 +41,7 @@ def tiny(family: str) -> torch.nn.Module:
         model = Qwen3(config)
     else:
         sizes = dict(width=32, num_blocks=3, num_dense_blocks=3, num_heads=4, query_rank=24, latent_width=16)
-        sizes |= dict(head_dim=8, rotary_dim=8, value_dim=8, index_heads=18, index_dim=16, index_k=K, mlp_width=48)
+        sizes |= dict(nope_dim=8, rotary_dim=8, value_dim=8, index_heads=18, index_dim=16, index_k=K, mlp_width=48)
         sizes |= dict(num_experts=2, experts_per_token=1, expert_width=8, num_shared=1)
         model = GLM5(glm5.Config(vocab_size=50, indexers=(glm5.FULL, glm5.FULL, glm5.SHARED), **sizes))
     for weight in model.parameters():

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from course.measure import quant as measure_quant
 from course.measure.cases import CASES
 from course.measure.goals import goals_on
-from course.measure.quant import (
+from course.measure.subjects import quant as measure_quant
+from course.measure.subjects.quant import (
     BESIDE,
     INT8,
     LLM_INT8,

@@ -1,7 +1,7 @@
 """The kernels of latent and sparse attention on a GPU, one by one: the share of the roofline, and sparse beside dense.
 
 A sparse answer is not the dense one, so there the sparse side is first compared with its readable form. The whole layer
-beside transformers' is in `course.measure.dsa`.
+beside transformers' is in `course.measure.subjects.dsa`.
 """
 
 from collections.abc import Callable, Iterator

@@ -24,13 +24,15 @@ from helpers.data import python_corpus, tasks
 from helpers.data.tasks import share_right
 from helpers.generate import generate
 from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
+from helpers.models.components import part_of
 from helpers.models.configs import qwen3
 from helpers.models.qwen3 import Qwen3
+from helpers.quant.audit import stored_by_part
 from helpers.quant.backends import DYNAMIC, stored_as
 from helpers.quant.cpu import CPU
 from helpers.quant.formats.named import FORMATS, format_of
 from helpers.quant.model import KEPT, quantise
-from helpers.quant.parts import held_by_part, layers_of, part_of, weights_of
+from helpers.quant.parts import layers_of, weights_of
 from helpers.training.recall import share_recalled
 from helpers.training.train import bits_per_byte
 from helpers.zoo import fact_data
@@ -97,14 +99,14 @@ def write(model: nn.Module) -> torch.Tensor:
 
 def held(model: nn.Module) -> dict[str, float]:
     """Bytes in memory as the kernels want them, and bits for each number of the model."""
-    parts = held_by_part(model).values()
+    parts = stored_by_part(model).values()
     size = sum(part.bytes for part in parts)
-    return {"bytes held": float(size), "bits per number": 8 * size / sum(part.numbers for part in parts)}
+    return {"bytes held": float(size), "bits per number": 8 * size / sum(part.weights for part in parts)}
 
 
 def work(model: nn.Module, size: float) -> Work:
     """Everything held is read once per call, and used once per token."""
-    count = sum(part.numbers for part in held_by_part(model).values())
+    count = sum(part.weights for part in stored_by_part(model).values())
     return weights_work(count, size, tokens=PROMPT + NEW - 1, passes=NEW)
 
 

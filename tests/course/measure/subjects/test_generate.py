@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from course.measure import generate as measure_generate
 from course.measure.cases import CASES
-from course.measure.generate import generate_case, prompt_of, their_way, work_of
+from course.measure.subjects import generate as measure_generate
+from course.measure.subjects.generate import generate_case, prompt_of, their_way, work_of
 from helpers import zoo
 from helpers.checkpoints import load
 from helpers.generate import generate

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from course.measure import quantised as measure_quantised
 from course.measure.cases import CASES
-from course.measure.quantised import (
+from course.measure.subjects import quantised as measure_quantised
+from course.measure.subjects.quantised import (
     BPB,
     FACTS,
     MODELS,

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from course.measure import dsa as measure_dsa
 from course.measure.cases import CASES
-from course.measure.dsa import SIZES, dsa_decode_case, memory, models, our_step, their_step
+from course.measure.subjects import dsa as measure_dsa
+from course.measure.subjects.dsa import SIZES, dsa_decode_case, memory, models, our_step, their_step
 from helpers.compare import assert_close, max_error
 from helpers.layers.dsa import SparseLatents
 from helpers.measure import Record, read_record, write_record

@@ -3,9 +3,20 @@
 import pytest
 import torch
 
-from course.measure import experts as measure_experts
 from course.measure.cases import CASES
-from course.measure.experts import DTYPES, SIZES, TOKENS, Size, fastest, inputs, layers, moe_case, their_run, work
+from course.measure.subjects import experts as measure_experts
+from course.measure.subjects.experts import (
+    DTYPES,
+    SIZES,
+    TOKENS,
+    Size,
+    fastest,
+    inputs,
+    layers,
+    moe_case,
+    their_run,
+    work,
+)
 from helpers.compare import assert_close, max_error
 from helpers.measure import Timing, read_record
 from helpers.measure.records import FOLDER

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from course.measure import speculative as measure_speculative
 from course.measure.cases import CASES
-from course.measure.speculative import (
+from course.measure.subjects import speculative as measure_speculative
+from course.measure.subjects.speculative import (
     TARGETS,
     drafts_of,
     prompts_of,

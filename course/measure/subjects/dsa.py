@@ -6,7 +6,7 @@ scores the index keys and reads the latents that were chosen.
 
 On a CPU (`dsa-decode`) ours runs twice: as it is written, and compiled, where a compiler is; transformers runs as it is
 by default. Timings are interleaved, so that each of our calls finds the machine's caches as theirs left them: full of
-other things. On a GPU (`sparse-layer`) ours runs by the kernels that `course.measure.dsa_kernels` times one by one.
+other things. On a GPU (`sparse-layer`) ours runs by the kernels that `dsa_kernels` times one by one.
 """
 
 import sys
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from course.measure.dsa_kernels import CONTEXT, kernels_work
+from course.measure.subjects.dsa_kernels import CONTEXT, kernels_work
 from course.measure.versus import Call, Way, beside, dtype_of, roof_of, summary, versus
 from helpers.compare import assert_close
 from helpers.decoding.compiled import whole
