@@ -16,7 +16,7 @@ from torch import nn
 
 from helpers.models.components import REST, part_of
 from helpers.quant.linear import Packed
-from helpers.quant.parts import layers_of, weights_of
+from helpers.quant.parts import layers_of
 from helpers.shapes import Tensor
 
 
@@ -72,8 +72,8 @@ def summed(stored: Iterable[Stored]) -> list[Stored]:
 def stored_by_part(model: nn.Module) -> dict[str, Stored]:
     """What each part of the model holds, most bytes first. Norms, biases and what else is never packed count as REST,
     whatever part they lie in. Built in lesson `quantise_moe`."""
-    matrices = {id(weight) for _, layer in layers_of(model) for weight in weights_of(layer)}
-    names = {name for name, weight in model.named_parameters() if id(weight) in matrices}
+    every = [(f"{at}.", leaf) for at, layer in layers_of(model) for leaf, _ in layer.named_parameters()]
+    names = {at + leaf for at, leaf in every if leaf != "bias"}
     names |= {name for name, module in model.named_modules() if isinstance(module, Packed)}
     rows: dict[str, list[Stored]] = {}
     for one in audit(model):
