@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from course.parity import runs
 from course.parity.configs import CONFIGS
 from helpers.checkpoints import load
-from helpers.layers import attention, compressed, compressor, dsa, gated_attention, mla, ragged
+from helpers.layers import attention, compressed, compressor, dsa, mla, ragged
 from helpers.layers.compressor import EntryIndexer
 from helpers.layers.dsa import Indexer
 from helpers.models.qwen3_5_vision import Qwen3_5Vision
@@ -18,7 +18,7 @@ from helpers.moe.experts import Experts
 
 IDS = torch.randint(190, (1, 24), generator=torch.Generator().manual_seed(3))
 MASKS = {  # where each rule is asked for
-    "causal_mask": (attention, gated_attention, mla, dsa),
+    "causal_mask": (attention, mla, dsa),
     "in_window": (compressed,),
     "complete": (compressed, compressor),
 }
