@@ -435,16 +435,17 @@ def pair(ours, theirs, config):
 # your build from steps 4 and 6, and the helper's, against the library's.
 
 # %%
+from helpers.layers.ragged import standing_at
 from helpers.layers.rope import angles, frequencies
 
 ours, library = pair(Attention(40, 6, 2, 12, 1e-6), Qwen3Attention(plain, 0), plain)
 gate_ours, gate_library = pair(GatedAttention(40, 6, 2, 12, 1e-6), Qwen3_5Attention(partial, 0), partial)
 with torch.no_grad():
     for length in (1, 31, 33):
-        positions, given = torch.arange(length)[None], torch.randn(length, 40)
-        turned = [angles(positions, frequencies(width, 1e4)) for width in (12, 6)]
-        qwen3 = max_error(ours(given[None], positions, turned[0])[0], library(given))
-        qwen3_5 = max_error(gate_ours(given[None], positions, turned[1])[0], gate_library(given))
+        rows, given = standing_at(torch.arange(length)[None]), torch.randn(length, 40)
+        turned = [angles(rows.positions, frequencies(width, 1e4)) for width in (12, 6)]
+        qwen3 = max_error(ours(given[None], rows, turned[0])[0], library(given))
+        qwen3_5 = max_error(gate_ours(given[None], rows, turned[1])[0], gate_library(given))
         built = max_error(gated(gate_ours, given, 1e4, 6), gate_library(given))
         print(f"{length:2} tokens: Qwen3 {qwen3:.0e}, Qwen3.5 {qwen3_5:.0e}, your gated {built:.0e}")
         assert max(qwen3, qwen3_5, built) < 1e-4

@@ -332,11 +332,12 @@ def your_layer(x, k):
 
 # %%
 from helpers.compare import causality_probe, max_error
+from helpers.layers.ragged import standing_at
 
 with torch.no_grad():
     mask = causal_mask(positions, LENGTH)[:, None]
     expected = their_layer(x, v32[0].model.rotary_emb(x, positions), mask)[0]
-    dense = our_layer.mla(x, positions, rotary)
+    dense = our_layer.mla(x, standing_at(positions), rotary)
 yours, allowed = your_layer(x, K), 1e-5 * expected.abs().max().item()
 print(f"yours against transformers':  {max_error(yours, expected):.1e} (allowed {allowed:.1e})")
 print(f"dense attention against it:   {max_error(dense, expected):.2f}")
@@ -735,7 +736,7 @@ show(draw.selection(three, title.format(*shares_kept)))
 # %%
 choices = [mask_of(chosen_by(indexers.scores, seen, budget), longest) for seen in reads]
 taken = [largest_shares(seen) for seen in reads]  # the mean of its heads
-rows_that_choose = reads[0].positions >= budget
+rows_that_choose = reads[0].rows.positions >= budget
 borrowed = [[(share * choice).sum(dim=-1)[rows_that_choose].mean().item() for share in taken] for choice in choices]
 own = sum(borrowed[n][n] for n in range(len(reads))) / len(reads)
 neighbour = sum(borrowed[n][n + 1] for n in range(len(reads) - 1)) / (len(reads) - 1)
@@ -766,7 +767,7 @@ for k in (512, 128, 32, 8):
     their_layer.indexer.index_topk = our_layer.indexer.k = k
     with torch.no_grad():
         masked = count_flops(lambda: their_layer(many, turned, seen_mask))
-        gathered = count_flops(lambda: our_layer(many, at, v32[1].rotary(at, many.dtype)))
+        gathered = count_flops(lambda: our_layer(many, standing_at(at), v32[1].rotary(at, many.dtype)))
     masked, gathered = (format_flops(sum(counted.values())) for counted in (masked, gathered))
     numbers = index_keys + 512 * keys_and_values, index_keys + k * a_latent
     print(f"{k:11} {masked:>9} {numbers[0]:12,} {gathered:>10} {numbers[1]:12,}")
@@ -849,9 +850,10 @@ def one_token(length):
     """One token after a text of so many: read densely, and sparsely. One layer, one cache."""
     before, at = torch.arange(length, device=machine)[None], torch.tensor([[length]], device=machine)
     cache, x, turn = SparseLatents(), noise(1, 512), angles(at, frequencies(32, 1e6, machine))
-    cache.latents.write(noise(length, 128), noise(length, 32), before)
+    cache.latents.write(noise(length, 128), noise(length, 32), standing_at(before))
     cache.index_keys.write(noise(length, 64), before)
-    return lambda: layer.mla(x, at, turn, cache.latents), lambda: layer(x, at, turn, cache)[0]
+    rows = standing_at(at)
+    return lambda: layer.mla(x, rows, turn, cache.latents), lambda: layer(x, rows, turn, cache)[0]
 
 
 with torch.no_grad():

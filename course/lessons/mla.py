@@ -321,15 +321,16 @@ with torch.no_grad():
 # %%
 from helpers.compare import causality_probe
 from helpers.layers import mla
+from helpers.layers.ragged import standing_at
 
-positions = torch.arange(33).expand(2, -1)
-turn = angles(positions, frequencies(R, 1e4))
+rows = standing_at(torch.arange(33).expand(2, -1))
+turn = angles(rows.positions, frequencies(R, 1e4))
 with torch.no_grad():
     leaks = [causality_probe(lambda x, form=form: whole(layer, x, form), given, 20) for form in (expanded, absorbed)]
     mla.rotate_neighbours = rotate  # pairs (i, i + R/2), as Qwen has them
-    wrong = layer(given, positions, turn)
+    wrong = layer(given, rows, turn)
     mla.rotate_neighbours = rotate_neighbours
-    repaired = layer(given, positions, turn)
+    repaired = layer(given, rows, turn)
 print("change of earlier answers:", leaks)
 for t in (0, 1, 32):
     errors = [max_error(answer[:, t], wanted[:, t]) for answer in (wrong, repaired)]

@@ -191,14 +191,15 @@ for name, config in {"here": model.config, "DeepSeek-V3": large}.items():
 # %%
 from torch.nn import functional
 
+from helpers.layers.ragged import standing_at
 from helpers.zoo.evidence.facts import some_rows
 
 rows = some_rows(tokenizer.backend_tokenizer)
 
 
 def places(ids):
-    positions = torch.arange(ids.shape[1]).expand(ids.shape)
-    return positions, model.rotary(positions, torch.float32)
+    rows = standing_at(torch.arange(ids.shape[1]).expand(ids.shape))
+    return rows, model.rotary(rows.positions, torch.float32)
 
 
 def draft_loss(module, rows, told=1, target=2):

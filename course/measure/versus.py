@@ -138,13 +138,3 @@ def captured(calls: list[Call]) -> Callable[[], None]:
     with torch.cuda.graph(graph):
         all_of(calls)
     return graph.replay
-
-
-def clones(tensors: dict[str, torch.Tensor], count: int) -> list[dict[str, torch.Tensor]]:
-    """The same values ``count`` times, at different places in memory."""
-    return [tensors, *({name: tensor.clone() for name, tensor in tensors.items()} for _ in range(count - 1))]
-
-
-def bytes_of(tensors: dict[str, torch.Tensor]) -> int:
-    """Of all of them together."""
-    return sum(tensor.nbytes for tensor in tensors.values())

@@ -49,7 +49,7 @@ class Family(NamedTuple):
     to_hf: Callable[[object], dict]  # and back
     published_name: Callable[[str], str]  # our parameter -> the checkpoint's tensor; with {e}, one tensor per expert
     fit: Callable[[object, Collection[str]], object]  # a config -> that of the tensors that are there
-    unused: Callable[[object, Collection[str]], tuple[str, ...]]  # how the names begin that are not read
+    unused: Callable[[object, Collection[str]], tuple[str, ...]]  # prefixes of the tensors that are not read
     copies: Callable[[object], dict[str, str]]  # tensors that the files hold twice -> our parameter
     rename: Callable[[str], str]  # a name in the files -> the published one, where the two differ
 

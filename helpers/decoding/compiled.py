@@ -65,7 +65,10 @@ class Compiled(nn.Module):
         if token_ids.shape[1] > 1 or cache.lengths is None:  # the prompt: one call, of any length
             return self.model(token_ids, cache=cache, mask=mask, images=images)
         cache.words_only = True  # a step's token is one that the model wrote: it is not searched for an image's place
-        return self._step(token_ids, cache)
+        read = cache.counts
+        logits = self._step(token_ids, cache)
+        cache.counted(tuple(count + 1 for count in read))  # what is compiled has no number that changes
+        return logits
 
 
 def _longest(token_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"] | None) -> int:

@@ -22,6 +22,7 @@ from helpers.layers import delta
 from helpers.measure import Work
 from helpers.shapes import Float, Tensor
 
+WIDEST = 256  # numbers of a head's key or value: one program holds them
 COLUMNS = 32  # of values that one program carries: more programs than one per head, each with all of K
 
 
@@ -87,8 +88,8 @@ def _refuse(given: dict[str, Tensor], chunk: int) -> None:
             )
     if chunk < 16 or chunk & (chunk - 1):
         raise ValueError(f"chunk is {chunk} tokens; a tile has a power of two, 16 or more")
-    if max(width, wide) > 256:
-        raise ValueError(f"keys of {width} and values of {wide} numbers: 256 fit one program")
+    if max(width, wide) > WIDEST:
+        raise ValueError(f"keys of {width} and values of {wide} numbers: {WIDEST} fit one program")
 
 
 @kernel

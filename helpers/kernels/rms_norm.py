@@ -38,8 +38,7 @@ def add_rms_norm(
     Raises ValueError as ``rms_norm`` does, and where the two differ in shape. Built in lesson `kernels`.
     """
     if not launches(x, residual, weight):
-        added = x + residual
-        return norm.rms_norm(added, weight, epsilon), added
+        return norm.add_rms_norm(x, residual, weight, epsilon)
     _refuse(x, weight)
     refuse_scattered(x=x, residual=residual)
     if residual.shape != x.shape or residual.dtype != x.dtype:

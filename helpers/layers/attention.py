@@ -6,6 +6,7 @@ from torch import nn
 from helpers.functions import Layer, declared
 from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import Rows
 from helpers.layers.rope import rotate
 from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Int, Tensor
@@ -37,6 +38,13 @@ def attend(
     return torch.einsum("bgjts,bsgv->btgjv", weights.to(value.dtype), value).flatten(2, 3)
 
 
+def attend_causal(
+    query: Float[Tensor, "B T H K"], key: Float[Tensor, "B S G K"], value: Float[Tensor, "B S G V"], rows: Rows
+) -> Float[Tensor, "B T H V"]:
+    """``attend`` where each query sees its own position and every earlier one: what a decoder's layer computes with."""
+    return attend(query, key, value, rows.mask(causal_mask, key.shape[1]))
+
+
 class Attention(Layer):
     """Grouped-query attention with Qwen3's norms on the queries and the keys of each head, before the rotation.
 
@@ -44,7 +52,7 @@ class Attention(Layer):
     `attention`.
     """
 
-    functions = declared(attend=attend)
+    functions = declared(attend_causal=attend_causal)
 
     def __init__(self, width: int, num_heads: int, num_kv_heads: int, head_dim: int, epsilon: float):
         super().__init__()
@@ -59,14 +67,14 @@ class Attention(Layer):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: KeyValues | None = None,
     ) -> Float[Tensor, "B T D"]:
         query, key, value = self.project(x, rotary)
         if cache is not None:
-            key, value = cache.write(key, value, positions)
-        return self.output(self.functions["attend"](query, key, value, causal_mask(positions, key.shape[1])).flatten(2))
+            key, value = cache.write(key, value, rows)
+        return self.output(self.functions["attend_causal"](query, key, value, rows).flatten(2))
 
     def project(
         self, x: Float[Tensor, "B T D"], rotary: tuple[Tensor, Tensor]

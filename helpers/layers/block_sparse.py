@@ -15,6 +15,7 @@ branches; Lu et al., "MoBA", 2025, arXiv 2502.13189, for means of keys.
 import torch
 from torch.nn import functional
 
+from helpers.functions import Layer, declared
 from helpers.layers.attention import attend
 from helpers.layers.dsa import select_tokens
 from helpers.precision import at_least_float32
@@ -83,3 +84,19 @@ def _read(query: Tensor, key: Tensor, value: Tensor, blocks: Tensor, start: int,
     seen = (places >= 0)[:, None] & (places[:, None] <= positions[:, None])
     row, at = torch.arange(len(key), device=query.device)[:, None], places.clamp(0, key.shape[1] - 1)
     return attend(query, key[row, at][:, :, None], value[row, at][:, :, None], seen)
+
+
+class BlockSparse(Layer):
+    """Causal attention of a text to itself over ``k`` blocks of ``block`` positions: choose, then read. No weights."""
+
+    functions = declared(attend_blocks=attend_blocks)
+
+    def __init__(self, block: int, k: int):
+        super().__init__()
+        self.block, self.k = block, k
+
+    def forward(
+        self, query: Float[Tensor, "B T H K"], key: Float[Tensor, "B T G K"], value: Float[Tensor, "B T G V"]
+    ) -> Float[Tensor, "B T H V"]:
+        chosen = choose_blocks(query, key, self.block, self.k)
+        return self.functions["attend_blocks"](query, key, value, chosen, self.block)

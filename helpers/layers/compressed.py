@@ -119,7 +119,7 @@ class CompressedAttention(nn.Module):
         latent = self.query_norm(self.query_down(x))
         query, key = self.queries_and_keys(x, latent, cos, sin)
         window = (cache or self.new_cache()).window.join(key, rows.lengths)
-        read = self._attend(query, window, *self._entries(x, latent, rows, radians, cache), rows.positions)
+        read = self._attend(query, window, *self._entries(x, latent, rows, radians, cache), rows)
         return self.output(rotate_last(read, cos, -sin))
 
     def queries_and_keys(
@@ -150,19 +150,19 @@ class CompressedAttention(nn.Module):
         for_all: Float[Tensor, "B N K"],
         to_choose: Float[Tensor, "B other_N K"],
         chosen: Int[Tensor, "B T chosen"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
     ) -> Float[Tensor, "B T H K"]:
         """A block of queries at a time, each with the piece of the window that it can reach."""
         read, row = [], torch.arange(len(query), device=query.device)[:, None, None]
         ratio = self.compressor.ratio if self.compressor else 1
-        for begin in range(0, query.shape[1], QUERIES_PER_BLOCK):
-            block = slice(begin, begin + QUERIES_PER_BLOCK)
-            places, own = positions[:, block], chosen[:, block]
-            near = window[:, begin : begin + places.shape[1] + self.sizes.window - 1]
+        blocks = zip(*(part.split(QUERIES_PER_BLOCK, dim=1) for part in (query, chosen)), strict=True)
+        for n, (piece, (asked, own)) in enumerate(zip(rows.pieces(QUERIES_PER_BLOCK), blocks, strict=True)):
+            begin = n * QUERIES_PER_BLOCK
+            near = window[:, begin : begin + asked.shape[1] + self.sizes.window - 1]
             shared = torch.cat([near, for_all], dim=1)
-            seen = [in_window(places, self.sizes.window), complete(places, ratio, for_all.shape[1])]
+            seen = [piece.mask(in_window, self.sizes.window), piece.mask(complete, ratio, for_all.shape[1])]
             few = to_choose[row, own.clamp_min(0)]  # B T chosen K
-            read.append(attend_with_sinks(query[:, block], shared, torch.cat(seen, -1), few, own >= 0, self.sinks))
+            read.append(attend_with_sinks(asked, shared, torch.cat(seen, -1), few, own >= 0, self.sinks))
         return torch.cat(read, dim=1)
 
     def output(self, read: Float[Tensor, "B T H K"]) -> Float[Tensor, "B T D"]:

@@ -8,6 +8,8 @@ Places of a buffer are positions (``helpers/layers/ragged.py``), so an entry nev
 Source: DeepSeek-AI, "DeepSeek-V4", 2026, sections 2.3.1 and 2.3.2; transformers' ``modeling_deepseek_v4.py``.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -75,8 +77,7 @@ class Recent(CacheEntry):
         self.held, self._since = self._last(self._since, accepted), None
 
     def reserve(self, capacity: int) -> None:
-        """Raises ValueError: how many entries end in a step follows the text."""
-        raise ValueError("no fixed room for a window and its entries: their shapes follow the text")
+        """Nothing: it has one shape whatever ``capacity`` is."""
 
     def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
         """Keep these rows."""
@@ -100,11 +101,32 @@ class Entries(CacheEntry):
     def __init__(self, tail: int, ratio: int):
         self.tail, self.entries, self.ratio = Recent(tail), KVBuffer(), ratio
 
-    def write(self, new: Float[Tensor, "B N K"], places: Int[Tensor, "B N"]) -> Float[Tensor, "B S K"]:
+    def touched(self, rows: Rows) -> tuple[Int[Tensor, "B N"], tuple[int, ...] | None]:
+        """The places of the entries that a step makes, and each row's first on the host: those that end in it.
+
+        Where room is reserved, the one that has begun is among them, so that their number does not follow the text. It
+        is made again with every token, and ``complete`` hides it until it is whole.
+        """
+        first, columns = rows.positions[:, :1] // self.ratio, rows.positions.shape[1]
+        starts = rows.starts and tuple(start // self.ratio for start in rows.starts)
+        if self.entries.reserved is not None:
+            count = (columns + self.ratio - 2) // self.ratio + 1
+        else:
+            ends = ((start + count) // self.ratio for start, count in zip(rows.starts, rows.counts, strict=True))
+            count = max(end - start for start, end in zip(starts, ends, strict=True))
+        return first + torch.arange(count, device=first.device), starts
+
+    def write(
+        self, new: Float[Tensor, "B N K"], places: Int[Tensor, "B N"], starts: Sequence[int] | None
+    ) -> Float[Tensor, "B S K"]:
         """Add entries, perhaps none; return all of them."""
         if new.shape[1]:
-            return self.entries.write(new, places)
+            return self.entries.write(new, places, starts)
         return self.entries.held if self.entries.length else new
+
+    def reserve(self, capacity: int) -> None:
+        """Room for the entries of ``capacity`` tokens, and for those that they begin."""
+        self.entries.reserve((capacity + self.ratio - 2) // self.ratio + 1)
 
     def parts(self) -> dict[str, CacheEntry]:
         """B x (N entries x K + the tail x its width) x the size of a number."""
@@ -139,14 +161,14 @@ class Compressor(nn.Module):
         radians: Float[Tensor, "halfR"],
         cache: Entries | None = None,
     ) -> Float[Tensor, "B N K"]:
-        """All entries that are complete in some row; where a row is shorter, its last ones are meaningless."""
-        start = rows.positions[:, :1]
-        joined = (cache or self.new_cache()).tail.join(torch.cat([self.value(x), self.gate(x)], dim=-1), rows.lengths)
-        first, end = start // self.ratio, (start + rows.lengths[:, None]) // self.ratio
-        places = first + torch.arange(int((end - first).max()), device=x.device)  # of the entries that end in x
-        new = self.norm(pool(*self._slots(joined, places, start)))
+        """All entries that are complete in some row; where a row is shorter, and where room is reserved, the last ones
+        are meaningless."""
+        memory = cache or self.new_cache()
+        joined = memory.tail.join(torch.cat([self.value(x), self.gate(x)], dim=-1), rows.lengths)
+        places, starts = memory.touched(rows)
+        new = self.norm(pool(*self._slots(joined, places, rows.positions[:, :1])))
         new = rotate_last(new[:, :, None], *angles(places * self.ratio, radians, x.dtype)).squeeze(2)
-        return new if cache is None else cache.write(new, places)
+        return new if cache is None else cache.write(new, places, starts)
 
     def _slots(
         self, joined: Float[Tensor, "B past_and_T X"], places: Int[Tensor, "B N"], start: Int[Tensor, "B 1"]
@@ -203,9 +225,8 @@ class EntryIndexer(Layer):
         if not keys.shape[1]:
             return rows.positions[..., None][..., :0]
         query = self.queries(query_latent, rows, radians)
-        blocks = zip(
-            *(part.split(QUERIES_PER_BLOCK, 1) for part in (query, self.weights(x), rows.positions)), strict=True
-        )
+        parts = (part.split(QUERIES_PER_BLOCK, dim=1) for part in (query, self.weights(x)))
+        blocks = zip(*parts, rows.pieces(QUERIES_PER_BLOCK), strict=True)
         return torch.cat([self._choose(*block, keys) for block in blocks], dim=1)
 
     def queries(
@@ -219,9 +240,9 @@ class EntryIndexer(Layer):
         self,
         query: Float[Tensor, "B T H K"],
         weights: Float[Tensor, "B T H"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         keys: Float[Tensor, "B N K"],
     ) -> Int[Tensor, "B T chosen"]:
-        unseen = ~complete(positions, self.compressor.ratio, keys.shape[1])
+        unseen = ~rows.mask(complete, self.compressor.ratio, keys.shape[1])
         wanted = self.functions["scores"](query, keys, weights).masked_fill(unseen, float("-inf"))
         return self.functions["select_tokens"](wanted, self.k)

@@ -20,6 +20,7 @@ from helpers.functions import Layer, declared
 from helpers.layers.attention import causal_mask
 from helpers.layers.kv_cache import CacheEntry, KVBuffer
 from helpers.layers.mla import MLA, Latents, absorbed
+from helpers.layers.ragged import Rows
 from helpers.layers.rope import Rotation
 from helpers.precision import at_least_float32
 from helpers.shapes import Float, Int, Tensor
@@ -146,14 +147,15 @@ class Indexer(Layer):
         self,
         x: Float[Tensor, "B T D"],
         query_latent: Float[Tensor, "B T Q"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: KVBuffer | None = None,
     ) -> Int[Tensor, "B T chosen"]:
         query, key, weights = self.project(x, query_latent, rotary)
         if cache is not None:
-            key = cache.write(key, positions)
-        return torch.cat([self._select(*block, key) for block in _blocks(query, weights, positions)], dim=1)
+            key = cache.write(key, rows.positions, rows.starts)
+        blocks = zip(rows.pieces(QUERIES_PER_BLOCK), _blocks(query, weights), strict=True)
+        return torch.cat([self._select(*asked, piece, key) for piece, asked in blocks], dim=1)
 
     def project(
         self, x: Float[Tensor, "B T D"], query_latent: Float[Tensor, "B T Q"], rotary: tuple[Tensor, Tensor]
@@ -171,19 +173,17 @@ class Indexer(Layer):
         self,
         query: Float[Tensor, "B T H K"],
         weights: Float[Tensor, "B T H"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         key: Float[Tensor, "B S K"],
     ) -> Int[Tensor, "B T chosen"]:
         """One block of queries; the keys behind its last position are not even scored.
 
-        In a compiled step shapes stay, whatever the position is: all keys are scored, and those behind are masked.
+        In a compiled step, where nobody knows the end, shapes stay: all keys are scored, and those behind are masked.
         """
-        length, shapes_stay = key.shape[1], torch.compiler.is_compiling()
-        if not shapes_stay:
-            key = key[:, : int(positions.max()) + 1]
+        length, key = key.shape[1], key[:, : rows.end]
         wanted = self.functions["scores"](query, key, weights)
-        if shapes_stay or positions.numel() > 1:  # else one query alone, which sees all of them
-            wanted = wanted.masked_fill(~causal_mask(positions, key.shape[1]), float("-inf"))
+        if rows.end is None or rows.positions.numel() > 1:  # else one query alone, which sees all of them
+            wanted = wanted.masked_fill(~rows.mask(causal_mask, key.shape[1]), float("-inf"))
         chosen = self.functions["select_tokens"](wanted, self.k)
         return functional.pad(chosen, (0, min(self.k, length) - chosen.shape[-1]), value=-1)
 
@@ -215,7 +215,7 @@ class SparseAttention(Layer):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: SparseLatents | None = None,
         chosen: Int[Tensor, "B T chosen"] | None = None,
@@ -226,14 +226,14 @@ class SparseAttention(Layer):
         """
         query_latent = self.mla.query_latent(x)
         if self.indexer is not None:
-            chosen = self.indexer(x, query_latent, positions, rotary, None if cache is None else cache.index_keys)
+            chosen = self.indexer(x, query_latent, rows, rotary, None if cache is None else cache.index_keys)
         if chosen is None:
             raise ValueError(
                 "a layer without an indexer needs what an earlier layer chose; the first must have its own"
             )
         latent, k_rope = self.mla.latents(x, rotary)
         if cache is not None:
-            latent, k_rope = cache.latents.write(latent, k_rope, positions)
+            latent, k_rope = cache.latents.write(latent, k_rope, rows)
         query, q_rope = self.mla.queries(query_latent, rotary)
         context = self.functions["attend_chosen"](query, q_rope, latent, k_rope, *self.mla.up(), chosen, self.mla.scale)
         return self.mla.output(context.flatten(2)), chosen

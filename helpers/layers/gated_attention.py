@@ -7,11 +7,12 @@ pick some token, and picks the first one (an attention sink).
 from torch import nn
 
 from helpers.functions import Layer, declared
-from helpers.layers.attention import attend, causal_mask
+from helpers.layers.attention import attend_causal
 from helpers.layers.kv_cache import KeyValues
 from helpers.layers.norm import ZeroCentredNorm
+from helpers.layers.ragged import Rows
 from helpers.layers.rope import rotate_first
-from helpers.shapes import Float, Int, Tensor
+from helpers.shapes import Float, Tensor
 
 
 class GatedAttention(Layer):
@@ -21,7 +22,7 @@ class GatedAttention(Layer):
     ``Qwen3_5Attention``. Built in lesson `attention`.
     """
 
-    functions = declared(attend=attend)
+    functions = declared(attend_causal=attend_causal)
 
     def __init__(self, width: int, num_heads: int, num_kv_heads: int, head_dim: int, epsilon: float):
         super().__init__()
@@ -36,18 +37,18 @@ class GatedAttention(Layer):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: KeyValues | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """``positions`` say who sees whom; ``rotary`` may turn by others, as it does inside an image."""
+        """``rows`` say who sees whom; ``rotary`` may turn by others, as it does inside an image."""
         query, gate = self.query_and_gate(x).unflatten(-1, (-1, 2 * self.head_dim)).chunk(2, dim=-1)
         query = rotate_first(self.query_norm(query), *rotary)
         key = rotate_first(self.key_norm(self._heads(self.key(x))), *rotary)
         value = self._heads(self.value(x))
         if cache is not None:
-            key, value = cache.write(key, value, positions)
-        found = self.functions["attend"](query, key, value, causal_mask(positions, key.shape[1]))
+            key, value = cache.write(key, value, rows)
+        found = self.functions["attend_causal"](query, key, value, rows)
         return self.output((found * gate.sigmoid()).flatten(2))
 
     def _heads(self, x: Float[Tensor, "B T GK"]) -> Float[Tensor, "B T G K"]:

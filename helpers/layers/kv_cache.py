@@ -9,12 +9,12 @@ Buffers are cut; what a block sums up instead (a state, a window) it goes back t
 can be added and removed between two calls, which a server needs whose requests come and go.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Shaped
 
-from helpers.layers.ragged import Rows, arrange
+from helpers.layers.ragged import Rows, arrange, on_host
 from helpers.shapes import Bool, Float, Int, Tensor
 
 
@@ -97,14 +97,18 @@ class KVBuffer(CacheEntry):
         """
         self.reserved = capacity
 
-    def write(self, new: Shaped[Tensor, "B T *rest"], positions: Int[Tensor, "B T"]) -> Shaped[Tensor, "B S *rest"]:
-        """Put ``new`` at its positions (each row's are consecutive); return the slots in use.
+    def write(
+        self, new: Shaped[Tensor, "B T *rest"], positions: Int[Tensor, "B T"], starts: Sequence[int] | None = None
+    ) -> Shaped[Tensor, "B S *rest"]:
+        """Put ``new`` at its positions (each row's are consecutive, from ``starts``); return the slots in use.
+
+        Without ``starts``, the first positions on the host, a GPU is waited for.
 
         Raises ValueError where the batch or the shape of a vector is not the one already held.
         """
         if self.reserved is not None:
             return self._put(new, positions)
-        starts = positions[:, 0].tolist()  # the one time that a GPU is waited for
+        starts = positions[:, 0].tolist() if starts is None else starts
         self._fit(new, max(starts) + new.shape[1])
         if min(starts) == max(starts):
             self._room.narrow(1, starts[0], new.shape[1]).copy_(new.detach())
@@ -175,10 +179,11 @@ class KeyValues(CacheEntry):
         self.keys, self.values = KVBuffer(), KVBuffer()
 
     def write(
-        self, keys: Float[Tensor, "B T G K"], values: Float[Tensor, "B T G V"], positions: Int[Tensor, "B T"]
+        self, keys: Float[Tensor, "B T G K"], values: Float[Tensor, "B T G V"], rows: Rows
     ) -> tuple[Float[Tensor, "B S G K"], Float[Tensor, "B S G V"]]:
         """Add the new positions; return all of them, old and new."""
-        return self.keys.write(keys, positions), self.values.write(values, positions)
+        where = (rows.positions, rows.starts)
+        return self.keys.write(keys, *where), self.values.write(values, *where)
 
     def parts(self) -> dict[str, CacheEntry]:
         """Keys and values: 2 x B x S x G x K x the size of a number where V = K."""
@@ -191,14 +196,26 @@ class Cache:
     def __init__(self, blocks: list[CacheEntry]):
         self.blocks = blocks
         self.lengths: Tensor | None = None  # B, tokens read of each row
+        self._counted: tuple[Tensor | None, tuple[int, ...]] = (None, ())  # lengths, and the same on the host
         self.marked: Tensor | None = None  # B, those read at the checkpoint; None where nothing can be taken back
         # Set once the prompt is read: what comes then the model wrote, and an image's placeholder in it is a word.
         self.words_only = False
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """``lengths`` on the host. The device is asked only where they changed in a way that nobody counted."""
+        if self._counted[0] is not self.lengths:
+            self.counted(on_host(self.lengths))
+        return self._counted[1]
+
+    def counted(self, counts: tuple[int, ...]) -> None:
+        """Note ``lengths`` on the host: who makes a step knows by how much they grew."""
+        self._counted = (self.lengths, counts)
+
+    @property
     def length(self) -> int:
         """Tokens read, of the longest row."""
-        return 0 if self.lengths is None else int(self.lengths.max())
+        return 0 if self.lengths is None else max(self.counts)
 
     def begin(self, token_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"] | None) -> Rows:
         """The rows of the next call: they go on where each row of the cache ends."""
@@ -206,7 +223,8 @@ class Cache:
             raise ValueError(f"the cache holds a batch of {len(self.lengths)}; {len(token_ids)} rows were given")
         if self.marked is not None and mask is not None:
             raise ValueError("between checkpoint and rollback all rows read equally many tokens; a mask was given")
-        return arrange(token_ids, mask, self.lengths)
+        starts = None if self.lengths is None or torch.compiler.is_compiling() else self.counts
+        return arrange(token_ids, mask, self.lengths, starts)
 
     def checkpoint(self) -> None:
         """From here on blocks note what they need for ``rollback``. Built in lesson `speculative`.
@@ -276,6 +294,8 @@ class Cache:
     def end(self, rows: Rows) -> None:
         """These rows have been read by every block."""
         self.lengths = rows.positions[:, 0] + rows.lengths
+        if rows.starts is not None:
+            self.counted(tuple(map(sum, zip(rows.starts, rows.counts, strict=True))))
 
     def bytes(self) -> int:
         """Bytes held by all blocks."""

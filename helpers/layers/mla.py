@@ -15,9 +15,10 @@ from helpers.functions import Layer, declared
 from helpers.layers.attention import causal_mask
 from helpers.layers.kv_cache import CacheEntry, KVBuffer
 from helpers.layers.norm import RMSNorm
+from helpers.layers.ragged import Rows
 from helpers.layers.rope import rotate_neighbours
 from helpers.precision import at_least_float32
-from helpers.shapes import Bool, Float, Int, Tensor
+from helpers.shapes import Bool, Float, Tensor
 
 EPSILON = 1e-6  # of the latents' norms, whatever the model's is
 
@@ -101,10 +102,11 @@ class Latents(CacheEntry):
         self.latent, self.k_rope = KVBuffer(), KVBuffer()
 
     def write(
-        self, latent: Float[Tensor, "B T C"], k_rope: Float[Tensor, "B T R"], positions: Int[Tensor, "B T"]
+        self, latent: Float[Tensor, "B T C"], k_rope: Float[Tensor, "B T R"], rows: Rows
     ) -> tuple[Float[Tensor, "B S C"], Float[Tensor, "B S R"]]:
         """Add the new positions; return all of them, old and new."""
-        return self.latent.write(latent, positions), self.k_rope.write(k_rope, positions)
+        where = (rows.positions, rows.starts)
+        return self.latent.write(latent, *where), self.k_rope.write(k_rope, *where)
 
     def parts(self) -> dict[str, CacheEntry]:
         """B x S x (C + R) x the size of a number; DeepSeek-V3 in bfloat16: 1152 bytes per token and layer."""
@@ -147,15 +149,15 @@ class MLA(Layer):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: Latents | None = None,
     ) -> Float[Tensor, "B T D"]:
         query, q_rope = self.queries(self.query_latent(x), rotary)
         latent, k_rope = self.latents(x, rotary)
         if cache is not None:
-            latent, k_rope = cache.write(latent, k_rope, positions)
-        mask = causal_mask(positions, latent.shape[1])
+            latent, k_rope = cache.write(latent, k_rope, rows)
+        mask = rows.mask(causal_mask, latent.shape[1])
         sizes = (*mask.shape[1:], self.latent_width, self.nope_dim, self.value_dim)
         way = "absorbed" if cache is not None and absorbing_pays(*sizes) else "expanded"
         context = self.functions[way](query, q_rope, latent, k_rope, *self.up(), mask, self.scale)

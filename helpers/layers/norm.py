@@ -21,10 +21,18 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: flo
     return weight * (exact * size).to(x.dtype)
 
 
+def add_rms_norm(
+    x: Float[Tensor, "... D"], residual: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float
+) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
+    """The normed sum, and the sum, which is the next residual: what a block does between its two halves."""
+    added = residual + x
+    return rms_norm(added, weight, epsilon), added
+
+
 class RMSNorm(Layer):
     """The weight of ``rms_norm``. Built in lesson `open_a_model`."""
 
-    functions = declared(rms_norm=rms_norm)
+    functions = declared(rms_norm=rms_norm, add_rms_norm=add_rms_norm)
 
     def __init__(self, width: int, epsilon: float):
         super().__init__()
@@ -33,6 +41,12 @@ class RMSNorm(Layer):
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         return self.functions["rms_norm"](x, self.weight, self.epsilon)
+
+    def add(
+        self, x: Float[Tensor, "... D"], residual: Float[Tensor, "... D"]
+    ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
+        """The norm of ``residual + x``, and the sum itself."""
+        return self.functions["add_rms_norm"](x, residual, self.weight, self.epsilon)
 
 
 def zero_centred_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float) -> Float[Tensor, "... D"]:

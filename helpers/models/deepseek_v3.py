@@ -38,11 +38,11 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: Latents | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention(self.attention_norm(x), positions, rotary, cache)
+        x = x + self.attention(self.attention_norm(x), rows, rotary, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -66,12 +66,12 @@ class Drafter(nn.Module):
         self,
         hidden: Float[Tensor, "B T D"],
         tokens: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: Latents | None = None,
     ) -> Float[Tensor, "B T D"]:
         both = torch.cat([self.token_norm(tokens), self.hidden_norm(hidden)], dim=-1)
-        return self.norm(self.block(self.join(both), positions, rotary, cache))
+        return self.norm(self.block(self.join(both), rows, rotary, cache))
 
 
 class DeepSeekV3(nn.Module):
@@ -108,7 +108,7 @@ class DeepSeekV3(nn.Module):
         """Through all blocks, and normed: ``x`` may hold pieces of an image among the words. Columns are ``rows``'."""
         rotary = self.rotary(rows.positions, x.dtype)
         for n, block in enumerate(self.blocks):
-            x = block(x, rows.positions, rotary, None if cache is None else cache.blocks[n])
+            x = block(x, rows, rotary, None if cache is None else cache.blocks[n])
         if cache is not None:
             cache.end(rows)
         return self.norm(x)
@@ -146,7 +146,7 @@ class DeepSeekV3(nn.Module):
         (drafter,), entry = self.drafters.values(), None if cache is None else cache.blocks[0]
         rotary = self.rotary(rows.positions, hidden.dtype)
         x = self.embedding(known(rows.token_ids, self.config.vocab_size))
-        drafted = drafter(hidden, x, rows.positions, rotary, entry)
+        drafted = drafter(hidden, x, rows, rotary, entry)
         if cache is not None:
             cache.end(rows)
         return rows.restore(drafted)
@@ -162,5 +162,5 @@ class DeepSeekV3(nn.Module):
         return Cache([Latents() for _ in self.blocks])
 
     def new_draft_cache(self) -> Cache:
-        """An empty cache for ``draft``: as much a token as one more block."""
+        """An empty cache for ``draft``: per token it takes what one more block takes."""
         return Cache([Latents() for _ in self.drafters])

@@ -17,7 +17,7 @@ from helpers.layers.kv_cache import Cache
 from helpers.layers.mla import MLA
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
-from helpers.layers.ragged import arrange, known
+from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import angles_of_yarn, frequencies, rotate
 from helpers.models.configs.deepseek_v32 import Config
 from helpers.models.text_only import text_only
@@ -46,11 +46,11 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: SparseLatents | None = None,
     ) -> Float[Tensor, "B T D"]:
-        answer, _chosen = self.attention(self.attention_norm(x), positions, rotary, cache)
+        answer, _chosen = self.attention(self.attention_norm(x), rows, rotary, cache)
         x = x + answer
         return x + self.mlp(self.mlp_norm(x))
 
@@ -76,7 +76,7 @@ class DeepSeekV32(nn.Module):
         x = self.embedding(known(rows.token_ids, self.config.vocab_size))
         rotary = self.rotary(rows.positions, x.dtype)
         for n, block in enumerate(self.blocks):
-            x = block(x, rows.positions, rotary, None if cache is None else cache.blocks[n])
+            x = block(x, rows, rotary, None if cache is None else cache.blocks[n])
         if cache is not None:
             cache.end(rows)
         return rows.restore(functional.linear(self.norm(x), (self.head or self.embedding).weight))

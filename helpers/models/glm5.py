@@ -17,7 +17,7 @@ from helpers.layers.kv_cache import Cache
 from helpers.layers.mla import MLA
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
-from helpers.layers.ragged import arrange, known
+from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import angles, frequencies, rotate_neighbours
 from helpers.models.configs.glm5 import FULL, Config
 from helpers.models.text_only import text_only
@@ -46,13 +46,13 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: SparseLatents | None = None,
         chosen: Int[Tensor, "B T chosen"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T chosen"]]:
         """The stream, and the tokens that were chosen: here, or by the block that ``chosen`` came from."""
-        answer, chosen = self.attention(self.attention_norm(x), positions, rotary, cache, chosen)
+        answer, chosen = self.attention(self.attention_norm(x), rows, rotary, cache, chosen)
         x = x + answer
         return x + self.mlp(self.mlp_norm(x)), chosen
 
@@ -79,7 +79,7 @@ class GLM5(nn.Module):
         x, chosen = self.embedding(known(rows.token_ids, self.config.vocab_size)), None
         rotary = self.rotary(rows.positions, x.dtype)
         for n, block in enumerate(self.blocks):
-            x, chosen = block(x, rows.positions, rotary, None if cache is None else cache.blocks[n], chosen)
+            x, chosen = block(x, rows, rotary, None if cache is None else cache.blocks[n], chosen)
         if cache is not None:
             cache.end(rows)
         return rows.restore(functional.linear(self.norm(x), (self.head or self.embedding).weight))

@@ -1,4 +1,4 @@
-"""What every family says in tables, applied: config.json's words for sizes, a checkpoint's names for tensors."""
+"""How the tables of a family are used: config.json's words for sizes, a checkpoint's names for tensors."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from helpers.layers.rope import Yarn
 
-# What a config.json may say, in any family, of what is nowhere built here.
+# What a config.json may say of the features that no family has here.
 EVERYWHERE = {
     "is_causal": True,  # False: every token sees all others, as in models that embed texts
     "is_encoder_decoder": False,
@@ -20,8 +20,10 @@ HEADS = ("ForCausalLM", "ForConditionalGeneration")  # how the name of a model t
 
 
 def check_features(published: dict, only: Mapping[str, object], family: str) -> None:
-    """ValueError where config.json asks for a feature that is not built: ``only`` has what a word may say, a tuple for
-    several things. What it does not say is fine."""
+    """ValueError where config.json asks for a feature that is not built.
+
+    ``only`` maps a word to the value that it may have, or to a tuple of such values. A word may also be missing.
+    """
     for name, allowed in {**EVERYWHERE, **only}.items():
         allowed = allowed if isinstance(allowed, tuple) else (allowed,)
         if name in published and published[name] not in allowed:

@@ -13,7 +13,7 @@ from helpers.layers.attention import Attention
 from helpers.layers.kv_cache import Cache, KeyValues
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm
-from helpers.layers.ragged import arrange, known
+from helpers.layers.ragged import Rows, arrange, known
 from helpers.layers.rope import angles, frequencies
 from helpers.models.configs.qwen3 import Config
 from helpers.models.text_only import text_only
@@ -34,11 +34,11 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        positions: Int[Tensor, "B T"],
+        rows: Rows,
         rotary: tuple[Tensor, Tensor],
         cache: KeyValues | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention(self.attention_norm(x), positions, rotary, cache)
+        x = x + self.attention(self.attention_norm(x), rows, rotary, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -63,7 +63,7 @@ class Qwen3(nn.Module):
         x = self.embedding(known(rows.token_ids, self.config.vocab_size))
         rotary = self.rotary(rows.positions, x.dtype)
         for n, block in enumerate(self.blocks):
-            x = block(x, rows.positions, rotary, None if cache is None else cache.blocks[n])
+            x = block(x, rows, rotary, None if cache is None else cache.blocks[n])
         if cache is not None:
             cache.end(rows)
         return rows.restore(functional.linear(self.norm(x), (self.head or self.embedding).weight))

@@ -1,4 +1,4 @@
-"""Qwen3.5, the text model: three blocks that remember in a matrix of constant size, then one that looks back at all.
+"""Qwen3.5, the text model: three blocks that remember in a matrix of constant size, then one that sees every token.
 
 Gated DeltaNet layers cost the same for every token and cannot recall everything; a gated attention layer in every
 fourth block can. The feed-forward layer is dense, or a few experts out of many and one that every token uses.
@@ -58,7 +58,7 @@ class Block(nn.Module):
         if self.delta:
             x = x + self.delta(self.attention_norm(x), rows, cache)
         else:
-            x = x + self.attention(self.attention_norm(x), rows.positions, rotary, cache)
+            x = x + self.attention(self.attention_norm(x), rows, rotary, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -100,5 +100,5 @@ class Qwen3_5(nn.Module):
         return functional.linear(self.norm(x), (self.head or self.embedding).weight)
 
     def new_cache(self) -> Cache:
-        """An empty cache: keys and values in some blocks, one matrix a head in the others."""
+        """An empty cache: keys and values in some blocks, one matrix per head in the others."""
         return Cache([DeltaState() if kind == DELTA else KeyValues() for kind in self.config.layer_kinds])

@@ -48,7 +48,7 @@ class NextPlace(CacheEntry):
         self.next = rows_joined(self.next, other.next)
 
     def bytes(self) -> int:
-        """One whole number a row."""
+        """One whole number per row."""
         return 0 if self.next is None else self.next.nbytes
 
 

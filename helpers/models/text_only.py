@@ -12,7 +12,7 @@ SEEING = "Qwen3.5 with its vision tower (qwen3_5, qwen3_5_moe) and Kimi K2.5 (ki
 
 
 def text_only(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The ``forward`` of a model that reads text: called as one that sees, ``images`` None or a ValueError."""
+    """The ``forward`` of a model that reads text: it takes ``images`` as others do, and refuses all but None."""
 
     @wraps(forward)
     def checked(

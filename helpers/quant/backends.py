@@ -24,13 +24,17 @@ class Way:
     """One layout, and the product with it."""
 
     fits: Callable[[Encoded], bool]  # whether this machine has the kernel, and it takes this matrix
-    lay: Callable[[Encoded], dict[str, Tensor]]
-    take_back: Callable[[Tensors, Shape], dict[str, Tensor]]  # the reverse of lay: the tensors of the format
+    pack: Callable[[Encoded], dict[str, Tensor]]
+    unpack: Callable[[Tensors, Shape], dict[str, Tensor]]  # the reverse of pack: the tensors of the format
     decode: Callable[[Tensors, Shape, torch.dtype], Tensor]  # [O, I]
     multiply: Callable[[Tensor, Tensors], Tensor] | None = None  # [tokens, I] -> [tokens, O]
     most_tokens: float = math.inf  # beyond them decoding first is faster
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)  # of the tokens that multiply takes
     device: str = "cpu"
+
+    def __deepcopy__(self, memo: dict) -> "Way":
+        """Itself: a copied layer is still known to lie as its kernel wants it."""
+        return self
 
     def has_kernel_for(self, x: Float[Tensor, "tokens I"]) -> bool:
         """Whether ``multiply`` takes these tokens, and pays. No kernel has a gradient."""
@@ -52,8 +56,8 @@ def readable(name: str) -> Way:
     stored = stored_as(name)
     return Way(
         fits=lambda encoded: True,
-        lay=Encoded.tensors,
-        take_back=lambda tensors, shape: dict(tensors),
+        pack=Encoded.tensors,
+        unpack=lambda tensors, shape: dict(tensors),
         decode=lambda tensors, shape, dtype: Encoded(stored, shape, dict(tensors)).decode(dtype),
     )
 

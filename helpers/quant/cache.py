@@ -6,7 +6,7 @@ channels are large for every token. It needs a block of tokens to be complete, s
 Source: Liu et al., "KIVI", 2024 (arXiv 2402.02750): keys along channels, values along tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,14 +73,16 @@ class TokenSlots(KVBuffer):
         for slots in self._each():
             slots.reserve(capacity)
 
-    def write(self, new: Float[Tensor, "B T *rest"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B S *rest"]:
+    def write(
+        self, new: Float[Tensor, "B T *rest"], positions: Int[Tensor, "B T"], starts: Sequence[int] | None = None
+    ) -> Float[Tensor, "B S *rest"]:
         """Round and pack ``new`` at its positions; return all slots, decoded."""
         rows = new.flatten(0, 1).flatten(1)
         grid = self.rule.grid(rows)
         codes = pack_bits(round_to(rows, grid), self.rule.bits)
         parts = (codes, grid.scale, grid.zero.to(torch.uint8))
         codes, scale, zero = (
-            slots.write(part.unflatten(0, new.shape[:2]), positions)
+            slots.write(part.unflatten(0, new.shape[:2]), positions, starts)
             for slots, part in zip(self._each(), parts, strict=True)
         )
         self.length = self.codes.length
@@ -128,12 +130,14 @@ class ChannelSlots(KVBuffer):
         """ValueError: blocks close as the text grows."""
         raise ValueError("no fixed room along channels: a block of tokens is rounded when it is full")
 
-    def write(self, new: Float[Tensor, "B T *rest"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B S *rest"]:
+    def write(
+        self, new: Float[Tensor, "B T *rest"], positions: Int[Tensor, "B T"], starts: Sequence[int] | None = None
+    ) -> Float[Tensor, "B S *rest"]:
         """Add ``new`` behind what is held, close the blocks that are full, and return all slots, decoded.
 
         ValueError where rows are not equally long, or do not go on where the cache ends.
         """
-        self._check(positions)
+        self._check(positions[:, 0].tolist() if starts is None else starts)
         waiting = new if self.newest is None else torch.cat([self.newest, new], dim=1)
         full = waiting.shape[1] // self.rule.group * self.rule.group
         if full:
@@ -166,10 +170,9 @@ class ChannelSlots(KVBuffer):
         waiting = 0 if self.newest is None else self.newest.nbytes
         return waiting + sum(slots.bytes() for slots in (self.codes, self.scale, self.zero))
 
-    def _check(self, positions: Tensor) -> None:
-        starts = set(positions[:, 0].tolist())
-        if starts != {self.length}:
-            said = ", ".join(map(str, sorted(starts)))
+    def _check(self, starts: Sequence[int]) -> None:
+        if {*starts} != {self.length}:
+            said = ", ".join(map(str, sorted({*starts})))
             raise ValueError(f"rows go on at {said}, the cache at {self.length}: along channels all are equally long")
 
     def _close(self, full: Float[Tensor, "B T *rest"]) -> None:
@@ -179,9 +182,10 @@ class ChannelSlots(KVBuffer):
         grid = self.rule.grid(channels.flatten(0, 2))
         codes = round_to(channels.flatten(0, 2), grid).view(channels.shape).mT.flatten(1, 2)  # B T W
         first = self.codes.length
-        self.codes.write(pack_bits(codes, self.rule.bits), _from(first, full.shape[1], batch))
+        self.codes.write(pack_bits(codes, self.rule.bits), _from(first, full.shape[1], batch), (first,) * batch)
+        first //= self.rule.group
         for slots, part in ((self.scale, grid.scale), (self.zero, grid.zero.to(torch.uint8))):
-            slots.write(part.view(batch, blocks, -1), _from(first // self.rule.group, blocks, batch))
+            slots.write(part.view(batch, blocks, -1), _from(first, blocks, batch), (first,) * batch)
 
     def _decoded(self, like: Float[Tensor, "B T *rest"]) -> Float[Tensor, "B closed *rest"]:
         width = like[0, 0].numel()

@@ -89,7 +89,7 @@ def _fits_int4(encoded: Encoded) -> bool:
     return rows is not None and encoded.shape[0] % rows == 0 and group in INT4_GROUPS
 
 
-def _lay_int4(encoded: Encoded) -> dict[str, Tensor]:
+def _pack_int4(encoded: Encoded) -> dict[str, Tensor]:
     """The kernel multiplies (code - 8) by a scale and adds a number, so a zero point becomes scale x (8 - zero)."""
     scale, zero = encoded.parts["scale"], _zero(encoded.parts)
     codes = unpack_pairs(encoded.parts["codes"], encoded.shape[1]).int()
@@ -101,7 +101,7 @@ def _lay_int4(encoded: Encoded) -> dict[str, Tensor]:
     return laid | {name: part for name, part in encoded.parts.items() if name == "zero"}
 
 
-def _take_back_int4(tensors: Tensors, shape: Shape) -> dict[str, Tensor]:
+def _unpack_int4(tensors: Tensors, shape: Shape) -> dict[str, Tensor]:
     codes = torch.stack(_halves(tensors["words"], shape), dim=1).view(shape)
     parts = {"codes": pack_pairs(codes), "scale": tensors["scale_and_shift"][..., 0].T.contiguous()}
     return parts | {name: part for name, part in tensors.items() if name == "zero"}
@@ -165,7 +165,7 @@ def _fits_nf4(encoded: Encoded) -> bool:
     return encoded.shape[0] % NF4_ROWS == 0 and bool(_bitsandbytes().functional.has_avx512bf16())
 
 
-def _lay_nf4(encoded: Encoded) -> dict[str, Tensor]:
+def _pack_nf4(encoded: Encoded) -> dict[str, Tensor]:
     rows, columns = encoded.shape
     codes = unpack_pairs(encoded.parts["codes"], first_high=True)
     low, high = codes.view(rows // NF4_ROWS, 2, NF4_ROWS // 2, columns // 2, 2).transpose(2, 3).unbind(1)
@@ -174,7 +174,7 @@ def _lay_nf4(encoded: Encoded) -> dict[str, Tensor]:
     return {"pairs": (low | high << 4).contiguous().view(rows, columns // 2), "scale": scale, "by_column": by_column}
 
 
-def _take_back_nf4(tensors: Tensors, shape: Shape) -> dict[str, Tensor]:
+def _unpack_nf4(tensors: Tensors, shape: Shape) -> dict[str, Tensor]:
     rows, columns = shape
     halves = tensors["pairs"].view(rows // NF4_ROWS, columns // 2, NF4_ROWS // 2, 2)
     codes = torch.stack([halves & 15, halves >> 4], dim=1).transpose(2, 3).reshape(rows, columns)
@@ -182,7 +182,7 @@ def _take_back_nf4(tensors: Tensors, shape: Shape) -> dict[str, Tensor]:
 
 
 def _decode_nf4(tensors: Tensors, shape: Shape, dtype: torch.dtype) -> Float[Tensor, "O I"]:
-    return Encoded("nf4", shape, _take_back_nf4(tensors, shape)).decode(dtype)
+    return Encoded("nf4", shape, _unpack_nf4(tensors, shape)).decode(dtype)
 
 
 def _multiply_nf4(x: Float[Tensor, "tokens I"], tensors: Tensors) -> Float[Tensor, "tokens O"]:
@@ -199,7 +199,7 @@ def _always(encoded: Encoded) -> bool:
     return True
 
 
-_INT4 = Way(_fits_int4, _lay_int4, _take_back_int4, _decode_int4, _multiply_int4)
+_INT4 = Way(_fits_int4, _pack_int4, _unpack_int4, _decode_int4, _multiply_int4)
 _DYNAMIC_TOKENS = (torch.bfloat16, torch.float32)  # whole numbers are multiplied, whatever the tokens were
 
 CPU: Ways = {
@@ -207,5 +207,5 @@ CPU: Ways = {
     DYNAMIC: Way(_always, Encoded.tensors, _as_it_is, _decode_int8, _multiply_dynamic, dtypes=_DYNAMIC_TOKENS),
     "int4": _INT4,
     "int4-affine": _INT4,
-    "nf4": Way(_fits_nf4, _lay_nf4, _take_back_nf4, _decode_nf4, _multiply_nf4, MOST_NF4),
+    "nf4": Way(_fits_nf4, _pack_nf4, _unpack_nf4, _decode_nf4, _multiply_nf4, MOST_NF4),
 }

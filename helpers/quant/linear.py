@@ -39,7 +39,7 @@ class Packed(nn.Module):
     ) -> "Packed":
         """In the way that suits tokens of ``dtype``; of a stack each tensor gets one more axis in front."""
         way = way_of(name, matrices[0], shape, dtype, ways)
-        laid = [way.lay(encoded) for encoded in matrices]
+        laid = [way.pack(encoded) for encoded in matrices]
         tensors = {part: torch.stack([one[part] for one in laid]) for part in laid[0]} if stacked else laid[0]
         return cls(name, shape, matrices[0].shape, way, tensors, len(matrices) if stacked else None)
 
@@ -50,7 +50,7 @@ class Packed(nn.Module):
 
     def encoded(self, e: int | None = None) -> Encoded:
         """The matrix as its format stores it, whatever the way: what a file holds."""
-        return Encoded(stored_as(self.name), self.laid, self.way.take_back(self.tensors(e), self.laid))
+        return Encoded(stored_as(self.name), self.laid, self.way.unpack(self.tensors(e), self.laid))
 
     def decode(self, dtype: torch.dtype, e: int | None = None) -> Float[Tensor, "O I"]:
         """The matrix decoded from its codes and scales: the original, rounded to the format."""
@@ -61,6 +61,16 @@ class Packed(nn.Module):
         if self.way.has_kernel_for(x):
             return self.way.multiply(x, self.tensors(e))
         return functional.linear(as_read(x, self.name), self.decode(x.dtype, e))
+
+    def lay_out(self, ways: Ways, dtype: torch.dtype) -> None:
+        """From now on the codes lie in the way of ``ways`` that suits tokens of ``dtype``, or as a file has them."""
+        matrices = [self.encoded()] if self.count is None else [self.encoded(e) for e in range(self.count)]
+        other = Packed.from_encoded(matrices, self.name, self.shape, dtype, ways, self.count is not None)
+        for part in self.tensors():
+            delattr(self, part)
+        for part, tensor in other.tensors().items():
+            self.register_buffer(part, tensor)
+        self.way = other.way
 
     def readable(self) -> "Packed":
         """One matrix as its format stores it: for a look-up, which multiplies no tokens."""

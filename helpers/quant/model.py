@@ -1,8 +1,10 @@
 """One call that packs a whole model, in place, and says what it did: bytes by part, before and after."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
+import torch
 from torch import nn
 
 from helpers.models.components import part_of
@@ -14,7 +16,7 @@ from helpers.quant.cpu import CPU
 from helpers.quant.experts import QuantisedExperts
 from helpers.quant.formats.blocks import check_numbers
 from helpers.quant.formats.named import format_of
-from helpers.quant.linear import Pack, QuantisedEmbedding, QuantisedLinear, packing
+from helpers.quant.linear import Pack, Packed, QuantisedEmbedding, QuantisedLinear, packing
 from helpers.quant.parts import check_parts, layers_of, weights_of
 from helpers.units import format_bytes, format_count
 
@@ -93,6 +95,27 @@ def put(model: nn.Module, at: str, layer: nn.Module) -> None:
     """``layer`` in the place of the one named ``at``."""
     owner, _, leaf = at.rpartition(".")
     setattr(model.get_submodule(owner), leaf, layer)
+
+
+def products(model: nn.Module) -> Iterator[tuple[str, Packed, torch.dtype]]:
+    """The packed matrices that tokens are multiplied with, by name, and the dtype of those tokens.
+
+    A table of embeddings is looked up, and multiplies none.
+    """
+    dtype = _dtype(model)
+    for at, owner in model.named_modules():
+        if isinstance(owner, QuantisedEmbedding):
+            continue
+        for leaf, part in owner.named_children():
+            if isinstance(part, Packed):
+                yield f"{at}.{leaf}".lstrip("."), part, dtype
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """Of the model's tokens: that of what packed layers decode to, or of the weights that are not packed."""
+    likes = (buffer for name, buffer in model.named_buffers() if name.endswith("like"))
+    plain = (weight for weight in model.parameters() if weight.is_floating_point())
+    return next(chain(likes, plain, [torch.empty(0)])).dtype
 
 
 def _chosen(model: nn.Module, name: str, keep: Collection[str], wrap: bool) -> list[str]:

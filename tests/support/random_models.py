@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers.checkpoints.families import FAMILIES
+from helpers.layers.ragged import standing_at
 from helpers.models.published import names_of_experts
 
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
@@ -69,9 +70,9 @@ def padded(vocab_size: int, lengths: list[int], left: bool) -> tuple[torch.Tenso
 
 
 def placed(model: torch.nn.Module, x: torch.Tensor) -> tuple:
-    """What a block needs to know of the positions of ``x``."""
-    positions = torch.arange(x.shape[1]).expand(len(x), -1)
-    return positions, model.rotary(positions, x.dtype)
+    """What a block needs to know of where the tokens of ``x`` stand."""
+    rows = standing_at(torch.arange(x.shape[1]).expand(len(x), -1))
+    return rows, model.rotary(rows.positions, x.dtype)
 
 
 def watched(theirs: torch.nn.Module, ids: torch.Tensor) -> dict[str, tuple]:

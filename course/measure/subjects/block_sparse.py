@@ -17,8 +17,9 @@ from course.measure.versus import Way, dtype_of, roof_of, rounded, versus
 from helpers.compare import assert_close
 from helpers.kernels.attention import block_sparse, flash
 from helpers.kernels.launch import blocks
-from helpers.layers import block_sparse as readable
+from helpers.layers.block_sparse import BlockSparse
 from helpers.measure import Measurement, Work
+from helpers.use import use, using
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,12 @@ def block_sparse_case(
     for length in lengths:
         sizes = [(1, length, heads, s.width) for heads in (s.heads, s.groups, s.groups)]
         parts = [torch.randn(size, device=device, dtype=dtype_of(device)) for size in sizes]
-        agree(*parts, s, device)
+        layer = BlockSparse(s.block, s.k).eval()
+        agree(layer, parts, device)
         by_head = [part.transpose(1, 2).contiguous() for part in parts]
+        ours = partial(use(layer, "triton"), *parts)
         slow = Way(f"flash, {length}", [partial(dense, *by_head)], dense_work(s, length), graph=False)
-        fast = Way(f"block-sparse, {length}", [partial(sparse, *parts, s)], sparse_work(s, length), graph=False)
+        fast = Way(f"block-sparse, {length}", [ours], sparse_work(s, length), graph=False)
         yield from versus(slow, fast, [length, s.heads, s.width], device, None, roof_of(device), repeats=5)
 
 
@@ -56,18 +59,12 @@ def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 
 
-def sparse(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, s: Sizes) -> torch.Tensor:
-    """Choose, then read what was chosen."""
-    chosen = readable.choose_blocks(query, key, s.block, s.k)
-    return block_sparse.attend_blocks(query, key, value, chosen, s.block)
-
-
-def agree(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, s: Sizes, device: torch.device) -> None:
+def agree(layer: BlockSparse, parts: list[torch.Tensor], device: torch.device) -> None:
     """The kernel is compared with its readable form on the whole prompt: the dense answer is another one."""
     with torch.inference_mode():
-        chosen = readable.choose_blocks(query, key, s.block, s.k)
-        ours, exact = (way.attend_blocks(query, key, value, chosen, s.block) for way in (block_sparse, readable))
-        assert_close(ours.float(), exact.float(), rounded(device), "block-sparse attention beside its readable form")
+        exact = layer(*parts)
+        with using(layer, "triton"):
+            assert_close(layer(*parts).float(), exact.float(), rounded(device), "block-sparse attention beside itself")
 
 
 def dense_work(s: Sizes, length: int, number_bytes: int = 2) -> Work:

@@ -14,19 +14,20 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from course.measure.subjects.dsa_kernels import CONTEXT, OURS, kernels_work
+from course.measure.subjects.dsa_kernels import CONTEXT, kernels_work
 from course.measure.versus import Call, Way, beside, dtype_of, roof_of, summary, versus
 from helpers.compare import assert_close
 from helpers.decoding.compiled import whole
 from helpers.device import can_compile
 from helpers.layers.dsa import SparseLatents
+from helpers.layers.ragged import standing_at
 from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
 from helpers.measure.dsa_work import SparseSizes, made_flops, masked_decode, sparse_decode
 from helpers.models.configs.glm5 import from_hf, published_name
 from helpers.models.glm5 import GLM5
 from helpers.reference import with_cache
+from helpers.use import use
 
 LENGTHS = (8192, 32768, 65536)
 REPEATS = 9
@@ -109,7 +110,9 @@ def sparse_layer_case(
     made = made_flops(s, length + 1)
     moved = 3 * dtype.itemsize * (length + 1) * s.heads * (s.key + s.rope_dim + s.value)  # made, written, read
     slow = Way("transformers", [their_step(theirs, x, remembered)], work + Work(made, moved), graph=False)
-    fast = Way("ours", [kernel_step(ours, x, remembered)], work)
+    cache = SparseLatents()
+    cache.reserve(length + 1)  # one place for every call: a graph writes where it wrote when it was made
+    fast = Way("ours", [our_step(use(ours, "triton"), x, remembered, cache)], work)
     # in 16 bits the two round the index scores differently, and may differ in which token comes in last
     yield from versus(
         slow, fast, [1, length, layer["hidden_size"]], device, 0.5 if dtype != torch.float32 else 1e-5, roof_of(device)
@@ -182,32 +185,12 @@ def our_step(
     """Our layer reads ``x`` after the text, each time to the same slot. ``attention`` None: as it is written."""
     length, attention = remembered[0].shape[1], attention or model.blocks[0].attention
     latent, k_rope, index_key = remembered
-    before = torch.arange(length, device=x.device)[None]
+    before = standing_at(torch.arange(length, device=x.device)[None])
     cache.latents.write(latent, k_rope, before)
-    cache.index_keys.write(index_key, before)
-    position = torch.tensor([[length]], device=x.device)
-    rotary = model.rotary(position, x.dtype)
-    return lambda: attention(x, position, rotary, cache)[0]
-
-
-def kernel_step(model: GLM5, x: torch.Tensor, remembered: list[torch.Tensor]) -> Call:
-    """Our layer reads ``x`` after the text: the modules' projections, and our kernels for what grows with the text."""
-    attention, length = model.blocks[0].attention, remembered[0].shape[1]
-    latents, indexer = attention.mla, attention.indexer
-    latent, key, index_key = (functional.pad(part, (0, 0, 0, 1)) for part in remembered)  # the last row is x's
-    rotary = model.rotary(torch.tensor([[length]], device=x.device), x.dtype)
-
-    def step() -> torch.Tensor:
-        asked = latents.query_latent(x)
-        asks, index_key[:, length:], weights = indexer.project(x, asked, rotary)
-        scores = OURS.scores(asks.contiguous(), index_key, weights.contiguous())
-        chosen = OURS.select(scores, indexer.k)
-        latent[:, length:], key[:, length:] = latents.latents(x, rotary)
-        query, turned = latents.queries(asked, rotary)
-        mixed = OURS.attend(query.contiguous(), turned.contiguous(), latent, key, *latents.up(), chosen, latents.scale)
-        return latents.output(mixed.flatten(2))
-
-    return step
+    cache.index_keys.write(index_key, before.positions)
+    rows = standing_at(torch.tensor([[length]], device=x.device))
+    rotary = model.rotary(rows.positions, x.dtype)
+    return lambda: attention(x, rows, rotary, cache)[0]
 
 
 def halves_apart(x: torch.Tensor, turned: int | None = None) -> torch.Tensor:

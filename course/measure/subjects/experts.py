@@ -24,10 +24,11 @@ from helpers.compare import assert_close, tolerance
 from helpers.kernels.quant import experts
 from helpers.layers.mlp import SwiGLU
 from helpers.measure import Measurement, Rate, Work, measure_one, measure_pair, name_of, weights_work
-from helpers.moe.dispatch import Stacks
 from helpers.moe.experts import Experts
 from helpers.moe.router import Routing, softmax_top_k
+from helpers.quant.experts import QuantisedExperts
 from helpers.reference import parts_of
+from helpers.use import use
 
 TOKENS = (1, 512)  # a step of decoding, a prompt
 DTYPES = (torch.float32, torch.bfloat16)
@@ -139,8 +140,7 @@ def work(size: Size, tokens: int, dtype: torch.dtype, touched: int) -> Work:
 
 def one_token_case(device: torch.device, size: Size = QWEN) -> Iterator[Measurement]:
     """One token through a layer of 256 experts: transformers' eager and grouped, ours in a graph and as it is."""
-    theirs, ours, _ = layers(size, dtype_of(device), device)
-    stacks = in_one_piece(ours.stacks)
+    theirs, ours = by_kernels(size, device)
     count = copies(8 * 3 * size.width * size.hidden * 2, device)  # tokens that choose other experts each
     asked = [inputs(size, 1, dtype_of(device), device, seed) for seed in range(count)]
     grouped = their_run(theirs, *asked[0], "grouped_mm")
@@ -148,7 +148,7 @@ def one_token_case(device: torch.device, size: Size = QWEN) -> Iterator[Measurem
     for way, graph in ways:
         work = experts.cost(1, size.width, size.hidden, size.chosen, size.chosen)
         calls = [their_run(theirs, x, routing, way) for x, routing in asked]
-        own = [partial(experts.dispatched, x, *routing, stacks) for x, routing in asked]
+        own = [partial(ours, x, *routing) for x, routing in asked]
         slow = Way(f"transformers {way}", calls, work, graph)
         fast = Way(f"ours beside {way}", own, work, graph or way == "eager")
         yield from versus(slow, fast, [1, size.width], device, rounded(device, size.chosen), roof_of(device))
@@ -158,13 +158,12 @@ def prompt_case(
     device: torch.device, size: Size = QWEN, tokens: tuple[int, ...] = (4096, 16384)
 ) -> Iterator[Measurement]:
     """4096 and 16384 tokens through the same layer, transformers' grouped and ours."""
-    theirs, ours, _ = layers(size, dtype_of(device), device)
-    stacks = in_one_piece(ours.stacks)
+    theirs, ours = by_kernels(size, device)
     for count in tokens:
         x, routing = inputs(size, count, dtype_of(device), device)
         touched = routing[0].unique().numel()
         work = experts.cost(count, size.width, size.hidden, size.chosen, touched)
-        calls = their_run(theirs, x, routing, "grouped_mm"), partial(experts.dispatched, x, *routing, stacks)
+        calls = their_run(theirs, x, routing, "grouped_mm"), partial(ours, x, *routing)
         slow, fast = (
             Way(f"{label}, {count}", [call], work, graph=False)
             for label, call in zip(("transformers grouped_mm", "ours"), calls, strict=True)
@@ -174,10 +173,10 @@ def prompt_case(
 
 def four_bits_case(device: torch.device, size: Size = QWEN, tokens: tuple[int, ...] = (1, 32)) -> Iterator[Measurement]:
     """The same layer in INT4 beside itself in 16 bits, both by our kernels, in a graph."""
-    _, ours, _ = layers(size, dtype_of(device), device)
-    packed = experts.packed_stacks(ours.stacks, BITS_4)
-    plain = in_one_piece(experts.unpacked(packed, dtype_of(device)))
-    bits = 16 * sum(part.nbytes for part in packed.gate.values()) / (plain.gate.numel() * 2)
+    _, plain = by_kernels(size, device)
+    packed = use(QuantisedExperts.of(plain, BITS_4).eval(), "triton")
+    bits = 8 * sum(part.nbytes for part in packed.buffers()) / sum(weight.numel() for weight in plain.parameters())
+    decoded_into(plain, packed)
     for count in tokens:
         chosen = 8 * 3 * size.width * size.hidden
         asked = [inputs(size, count, dtype_of(device), device, seed) for seed in range(copies(chosen / 2, device))]
@@ -185,17 +184,26 @@ def four_bits_case(device: torch.device, size: Size = QWEN, tokens: tuple[int, .
         slow, fast = (
             Way(
                 f"{label}, {count}",
-                [partial(experts.dispatched, x, *routing, stacks) for x, routing in asked],
+                [partial(layer, x, *routing) for x, routing in asked],
                 experts.cost(count, size.width, size.hidden, size.chosen, touched, bits_per_weight),
             )
-            for label, stacks, bits_per_weight in (("16 bits", plain, 16), (BITS_4, packed, bits))
+            for label, layer, bits_per_weight in (("16 bits", plain, 16), (BITS_4, packed, bits))
         )
         yield from versus(slow, fast, [count, size.width], device, rounded(device, size.chosen), roof_of(device))
 
 
-def in_one_piece(stacks: Stacks) -> Stacks:
-    """Without the gradient that a parameter would ask for."""
-    return Stacks(stacks.gate_up.detach(), stacks.down.detach(), stacks.limit)
+def by_kernels(size: Size, device: torch.device) -> tuple[nn.Module, Experts]:
+    """transformers' experts, and ours by our kernels; no gradient is wanted, which no kernel has."""
+    theirs, ours, _ = layers(size, dtype_of(device), device)
+    return theirs, use(ours.requires_grad_(False), "triton")
+
+
+def decoded_into(plain: Experts, packed: QuantisedExperts) -> None:
+    """The numbers that the packed matrices stand for, so that both layers answer the same."""
+    for e in range(packed.num_experts):
+        both = [one.decode(plain.down.dtype, e) for one in (packed.gate, packed.up)]
+        plain.gate_up.data[e] = torch.cat(both)
+        plain.down.data[e] = packed.down.decode(plain.down.dtype, e)
 
 
 def capturable(call: Run, device: torch.device) -> bool:

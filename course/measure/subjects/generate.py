@@ -16,10 +16,10 @@ from torch import nn
 from course.measure.versus import beside, summary
 from helpers import zoo
 from helpers.checkpoints import load
-from helpers.decoding.compiled import Compiled
 from helpers.device import can_compile
 from helpers.generate import generate
 from helpers.measure import Measurement, Rate, Work, measure_pair, weights_work
+from helpers.use import use
 
 MODEL, PROMPT, NEW, REPEATS = "tiny-qwen3", 16, 64, 9
 NUMBER_BYTES = 4  # float32
@@ -43,7 +43,7 @@ def generate_case(device: torch.device, new: int = NEW) -> Iterator[Measurement]
 def our_models(model: nn.Module, tokens: int) -> dict[str, Callable]:
     """The model as it is written and, where a compiler is, with its steps compiled for texts of so many tokens."""
     written = {"ours": model}
-    return written | {"compiled": Compiled(model, tokens)} if can_compile() else written
+    return written | {"compiled": use(model, "compiled", capacity=tokens)} if can_compile() else written
 
 
 def prompt_of(length: int, device: torch.device) -> torch.Tensor:

@@ -4,20 +4,23 @@ The other side is ``torch.nn.functional.linear`` on the very weights that the pa
 sides answer the same, up to rounding.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 from torch.nn import functional
 
-from course.measure.versus import Way, bytes_of, clones, copies, dtype_of, roof_of, rounded, versus
+from course.measure.versus import Way, copies, dtype_of, roof_of, rounded, versus
 from helpers.kernels import delta_rule
 from helpers.kernels.quant import eight_bit, packed_linear
-from helpers.kernels.quant.dequantise import lay
 from helpers.layers import delta
 from helpers.measure import Measurement, matmul_work
-from helpers.quant.formats.named import Encoded, encode
+from helpers.quant.formats.named import encode
+from helpers.quant.linear import QuantisedLinear
+from helpers.use import use
 
 FORMATS = ("int4", "nf4", "fp8", "int8")
 ROUNDED = {"int8": 0.03, "fp8": 0.06}  # what rounding the tokens too may change, by relative RMS
@@ -41,28 +44,34 @@ def few_tokens_case(
     """One token and a few times a packed matrix, by format, beside bfloat16's product; cold, in a graph."""
     matrix = matrix or Matrix()
     for name in FORMATS:
-        encoded = encode(matrix.weight(device), name)
-        packed, plain = lay(encoded), encoded.decode(dtype_of(device))
-        both = bytes_of(packed), plain.nbytes
-        packs = clones(packed, copies(both[0], device))
-        plains = [plain, *(plain.clone() for _ in range(copies(both[1], device) - 1))]
+        layer = packed_layer(matrix, name, device)
+        plain = layer.weight
+        packs = [layer, *(copy.deepcopy(layer) for _ in range(copies(bytes_of(layer), device) - 1))]
+        plains = [plain, *(plain.clone() for _ in range(copies(plain.nbytes, device) - 1))]
         for count in tokens:
-            yield from _few(name, encoded, packs, plains, count, device)
+            yield from _few(name, packs, plains, count, device)
+
+
+def packed_layer(matrix: Matrix, name: str, device: torch.device) -> QuantisedLinear:
+    """A layer in the format ``name``, by our kernels."""
+    linear = nn.Linear(matrix.width, matrix.rows, bias=False, device=device, dtype=dtype_of(device))
+    linear.weight = nn.Parameter(matrix.weight(device).to(dtype_of(device)), requires_grad=False)
+    return use(QuantisedLinear.of(linear, name).eval(), "triton")
+
+
+def bytes_of(layer: QuantisedLinear) -> int:
+    """Of its codes and scales."""
+    return sum(tensor.nbytes for tensor in layer.packed.tensors().values())
 
 
 def _few(
-    name: str,
-    encoded: Encoded,
-    packs: list[dict[str, torch.Tensor]],
-    plains: list[torch.Tensor],
-    count: int,
-    device: torch.device,
+    name: str, packs: list[QuantisedLinear], plains: list[torch.Tensor], count: int, device: torch.device
 ) -> Iterator[Measurement]:
-    (rows, width), dtype = encoded.shape, dtype_of(device)
+    (rows, width), dtype = plains[0].shape, dtype_of(device)
     x = torch.randn(count, width, device=device).to(dtype)
-    ours = [partial(packed_linear.multiply, x, laid, name) for laid in packs]
+    ours = [partial(layer, x) for layer in packs]
     theirs = [partial(functional.linear, x, weight) for weight in plains]
-    bits = encoded.bits_per_weight
+    bits = 8 * bytes_of(packs[0]) / plains[0].numel()
     slow = Way(f"16 bits beside {name}, {count}", theirs, matmul_work(count, width, rows, 16))
     fast = Way(f"{name}, {count}", ours, packed_linear.cost(count, width, rows, bits))
     yield from versus(slow, fast, [count, rows, width], device, rounded(device), roof_of(device))

@@ -9,21 +9,22 @@ from functools import partial
 
 import torch
 
-from helpers.kernels.launch import launches
+from helpers.kernels.launch import INTERPRETED, launches
 from helpers.kernels.quant import dequantise, eight_bit, packed_linear
 from helpers.quant.backends import DYNAMIC, Way, Ways
 from helpers.quant.formats.named import Encoded, Shape, Tensors
 from helpers.shapes import Float, Tensor
 
 MOST_TOKENS = 64  # a guess until a GPU has measured it: LOG.md
-HALVES = (torch.bfloat16, torch.float16)
+# Where kernels run, and the dtypes of the tokens: Triton's interpreter gets bfloat16 wrong.
+DEVICE, DTYPES = ("cpu", (torch.float32, torch.float16)) if INTERPRETED else ("cuda", (torch.bfloat16, torch.float16))
 
 
 def _fits(encoded: Encoded) -> bool:
     return launches(encoded.parts["codes"])
 
 
-def _take_back(tensors: Tensors, shape: Shape, name: str) -> dict[str, Tensor]:
+def _unpack(tensors: Tensors, shape: Shape, name: str) -> dict[str, Tensor]:
     return dequantise.take_back(dict(tensors), name, shape).parts
 
 
@@ -43,17 +44,17 @@ GPU: Ways = {
     name: Way(
         _fits,
         dequantise.lay,
-        partial(_take_back, name=name),
+        partial(_unpack, name=name),
         partial(_decode, name=name),
         partial(_multiply, name=name),
         MOST_TOKENS,
-        HALVES,
-        "cuda",
+        DTYPES,
+        DEVICE,
     )
     for name in dequantise.FORMATS
 }
 GPU |= {
     DYNAMIC: Way(
-        _fits, Encoded.tensors, lambda t, _: dict(t), GPU["int8"].decode, _rounded, dtypes=HALVES, device="cuda"
+        _fits, Encoded.tensors, lambda t, _: dict(t), GPU["int8"].decode, _rounded, dtypes=DTYPES, device=DEVICE
     )
 }

@@ -190,7 +190,7 @@ def from_hf(published: dict) -> Config:
 
 
 def _schedules(published: dict) -> dict:
-    """What the layers are: transformers' words, or the release's numbers as such where there are no words."""
+    """The kind of each layer in transformers' words; where those are missing, out of the release's numbers."""
     blocks, found = published.get("num_hidden_layers") or 0, {}
     ratios = (published.get("compress_ratios") or ())[:blocks]  # one more may stand there, for the MTP layer
     if unknown := {*ratios} - {*KINDS}:
@@ -205,15 +205,18 @@ def _schedules(published: dict) -> dict:
 
 
 def _rates(published: dict) -> dict:
-    """Tokens per entry: the two older words go before ``compress_rates``, as in transformers."""
+    """Tokens per entry: the two older words win over ``compress_rates``, as in transformers."""
     rates = published.get("compress_rates") or {}
     older = {"compress_rate_csa": SPARSE, "compress_rate_hca": HEAVY}
     return {old: rates[kind] for old, kind in older.items() if published.get(old) is None and kind in rates}
 
 
 def _ropes(published: dict) -> dict:
-    """The two thetas, the part that is turned and YaRN: beside the sizes in the release, under "main" and "compress"
-    in transformers 5, which then reads nothing else but for what these two leave out."""
+    """The two thetas, the part of a head that positions turn, and YaRN.
+
+    The release has them beside the sizes; transformers 5 has them under "main" and "compress", and looks beside the
+    sizes only for what these two leave out.
+    """
     near, far = _near_and_far(published)
     for part, allowed in ((near, ("default",)), (far, ("default", "yarn"))):
         if (kind := rope_type(part)) not in allowed:
@@ -273,6 +276,6 @@ def rename(name: str) -> str:
 
 
 def unused(config: Config, names: Collection[str]) -> tuple[str, ...]:
-    """How the names begin of tensors that are not read: the block that guesses the token after the next, by DeepSeek's
-    name and with transformers' "model." before it."""
+    """Prefixes of the tensors that are not read: of the block that guesses the token after the next, as DeepSeek names
+    it and with transformers' "model." before it."""
     return ("mtp.", "model.mtp.")

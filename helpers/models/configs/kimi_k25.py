@@ -78,7 +78,7 @@ def from_hf(published: dict) -> Config:
 
 
 def _own(published: dict) -> dict:
-    """What belongs to neither part, where it is given."""
+    """The settings that belong to neither part, as far as config.json gives them."""
     older = {**published["vision_config"], **published}
     flat = {**{new: older[old] for new, old in OLDER.items() if old in older}, **published}
     ours = ("image_token", "projector_epsilon")

@@ -38,7 +38,7 @@ INDEX_SIZES = {  # of an indexer
     "index_dim": "index_head_dim",
     "index_k": "index_topk",
 }
-ONLY = {  # what a config.json may say of the features that none of these families has here
+ONLY = {  # what a config.json may say of features that none of these families has here
     "hidden_act": "silu",
     "attention_bias": False,
     "scoring_func": "sigmoid",
@@ -98,8 +98,10 @@ def check_index(config: Any) -> None:
 
 
 def dense_blocks(published: dict) -> int | None:
-    """How many first blocks have no experts. ValueError where ``mlp_layer_types`` has such a block further behind,
-    or lists another number of blocks."""
+    """How many blocks at the beginning have no experts.
+
+    ValueError where ``mlp_layer_types`` has one without experts after one with them, or another number of blocks.
+    """
     kinds = published.get("mlp_layer_types")
     if kinds is None:
         return published.get("first_k_dense_replace")
@@ -112,7 +114,7 @@ def dense_blocks(published: dict) -> int | None:
 
 
 def mlp_layer_types(config: Any) -> dict[str, Any]:
-    """The same in transformers' words, for a config.json: which blocks have experts."""
+    """Which blocks have experts, in transformers' words, for a config.json."""
     dense = config.num_dense_blocks
     return {"mlp_layer_types": ["dense" if n < dense else "sparse" for n in range(config.num_blocks)]}
 
@@ -123,8 +125,7 @@ def rope_and_heads(config: Any, yarn: Yarn | None) -> dict[str, Any]:
 
 
 def unused_drafters(config: Any, names: Collection[str]) -> tuple[str, ...]:
-    """How the names begin of tensors that are not read: drafters that the model does not have, one block or several
-    behind the last."""
+    """Prefixes of the tensors that are not read: of drafters that the model does not have, behind the last block."""
     numbers = (int(found[1]) for name in names if (found := DRAFTER.fullmatch(name)))
     first = config.num_blocks + getattr(config, "num_drafters", 0)
     return tuple(f"model.layers.{n}." for n in numbers if n >= first)

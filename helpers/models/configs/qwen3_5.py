@@ -168,7 +168,10 @@ def _every(interval: int, num_blocks: int) -> list[str]:
 
 
 def to_hf(config: Config) -> dict:
-    """The dictionary of a config.json that transformers and ``from_hf`` read; one without experts names none."""
+    """The dictionary of a config.json that transformers and ``from_hf`` read.
+
+    A dense model leaves out the words for experts.
+    """
     kind, name = ("qwen3_5_moe", "Qwen3_5Moe") if config.num_experts else ("qwen3_5", "Qwen3_5")
     turned = rope(config.rope_theta) | {"partial_rotary_factor": config.rotary_share}
     turned |= {"mrope_section": list(config.sections), "mrope_interleaved": True}
@@ -183,13 +186,15 @@ def published_name(name: str, table: dict[str, str] = NAMES) -> str:
 
 
 def unused(config: Config, names: Collection[str]) -> tuple[str, ...]:
-    """How the names begin of tensors that are not read: the tower, where only the text model of one that sees is asked
-    for, and what ``unused_text`` says."""
+    """Prefixes of the tensors that are not read: the tower's, where only the text model of one that sees is asked for,
+    and those of ``unused_text``."""
     return ("model.visual.", *unused_text(config, names))
 
 
 def unused_text(config: Config, names: Collection[str]) -> tuple[str, ...]:
-    """The block that guesses the token after the next, which transformers leaves out too; and without a shared expert
-    the gates of its answers, which transformers still writes, and which are zero."""
+    """Prefixes of the block that guesses the token after the next, which transformers leaves out too.
+
+    Where there is no shared expert, transformers still writes the gates of its answers, all zero: their names as well.
+    """
     gates = (name for name in names if name.endswith(".mlp.shared_expert_gate.weight"))
     return ("mtp.", *(gates if config.num_experts and not config.shared_width else ()))

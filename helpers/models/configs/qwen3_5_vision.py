@@ -64,5 +64,5 @@ def published_name(name: str) -> str:
 
 
 def unused(config: Config, names: Collection[str]) -> tuple[str, ...]:
-    """How the names begin of tensors that are not read: those of the text model."""
+    """Prefixes of the tensors that are not read: the text model's."""
     return qwen3_5.unused_text(config.text, names)

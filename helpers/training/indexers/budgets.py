@@ -19,6 +19,7 @@ from helpers.functions import exchanged
 from helpers.hooks import hooked
 from helpers.layers.attention import Attention, attend, causal_mask
 from helpers.layers.dsa import SparseAttention, select_tokens
+from helpers.layers.ragged import Rows
 from helpers.precision import at_least_float32
 from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.training.indexers.dsa import attending_densely, attention_shares, index_scores
@@ -30,7 +31,7 @@ class Seen(NamedTuple):
     block: int
     layer: Attention | SparseAttention
     x: Float[Tensor, "B T D"]
-    positions: Int[Tensor, "B T"]
+    rows: Rows
     rotary: tuple[Tensor, Tensor]
 
 
@@ -39,7 +40,7 @@ Rule = Callable[[Seen], Float[Tensor, "B T S"]]
 
 def newest(seen: Seen) -> Float[Tensor, "B T S"]:
     """A sliding window: the score of a key is its position. Built in lesson `dsa`."""
-    return _keys(seen).expand(*seen.positions.shape, -1)
+    return _keys(seen).expand(*seen.rows.positions.shape, -1)
 
 
 def at_random(seed: int) -> Rule:
@@ -50,7 +51,7 @@ def at_random(seed: int) -> Rule:
     generator = torch.Generator().manual_seed(seed)
 
     def rule(seen: Seen) -> Float[Tensor, "B T S"]:
-        drawn = torch.rand(*seen.positions.shape, seen.x.shape[1], generator=generator)
+        drawn = torch.rand(*seen.rows.positions.shape, seen.x.shape[1], generator=generator)
         return drawn.to(seen.x.device)
 
     return rule
@@ -77,7 +78,7 @@ def in_blocks(rule: Rule, size: int) -> Rule:
     """
 
     def blocks(seen: Seen) -> Float[Tensor, "B T S"]:
-        wanted = rule(seen).masked_fill(~causal_mask(seen.positions, seen.x.shape[1]), float("-inf"))
+        wanted = rule(seen).masked_fill(~seen.rows.mask(causal_mask, seen.x.shape[1]), float("-inf"))
         best = torch.stack([part.amax(dim=-1) for part in wanted.split(size, dim=-1)], dim=-1)
         return best.repeat_interleave(size, dim=-1)[..., : wanted.shape[-1]]
 
@@ -87,7 +88,7 @@ def in_blocks(rule: Rule, size: int) -> Rule:
 def chosen_by(rule: Rule, seen: Seen, k: int) -> Int[Tensor, "B T chosen"]:
     """The k tokens of highest score that each query may see, by position; -1 fills the rest. Built in lesson `dsa`."""
     wanted = rule(seen)
-    return select_tokens(wanted.masked_fill(~causal_mask(seen.positions, wanted.shape[-1]), float("-inf")), k)
+    return select_tokens(wanted.masked_fill(~seen.rows.mask(causal_mask, wanted.shape[-1]), float("-inf")), k)
 
 
 def mask_of(chosen: Int[Tensor, "B T chosen"], length: int) -> Bool[Tensor, "B T S"]:
@@ -114,17 +115,17 @@ def reading(model: nn.Module, rule: Rule, k: int) -> Iterator[None]:
 
 
 def _masking(block: int, layer: Attention, rule: Rule, k: int) -> Callable:
-    def forward(x, positions, rotary, cache=None):
-        chosen = chosen_by(rule, Seen(block, layer, x, positions, rotary), k)
+    def forward(x, rows, rotary, cache=None):
+        chosen = chosen_by(rule, Seen(block, layer, x, rows, rotary), k)
         return layer.output(attend(*layer.project(x, rotary), mask_of(chosen, x.shape[1])).flatten(2))
 
     return forward
 
 
 def _indexing(block: int, layer: SparseAttention, rule: Rule, k: int) -> Callable:
-    def forward(x, query_latent, positions, rotary, cache=None):
+    def forward(x, query_latent, rows, rotary, cache=None):
         with torch.no_grad():
-            return chosen_by(rule, Seen(block, layer, x, positions, rotary), k)
+            return chosen_by(rule, Seen(block, layer, x, rows, rotary), k)
 
     return forward
 
@@ -160,12 +161,12 @@ def dense_reads(model: nn.Module, token_ids: Int[Tensor, "B T"]) -> list[Seen]:
 def shares_of(seen: Seen) -> Float[Tensor, "B T H S"]:
     """How much each head of dense attention takes from each token; they sum to one. Built in lesson `dsa`."""
     if isinstance(seen.layer, SparseAttention):
-        return attention_shares(seen.layer.mla, seen.x, seen.positions, seen.rotary)
+        return attention_shares(seen.layer.mla, seen.x, seen.rows, seen.rotary)
     query, key, _ = seen.layer.project(seen.x, seen.rotary)
     groups = key.shape[2]
     query = (query * query.shape[-1] ** -0.5).unflatten(2, (groups, -1))
     scores = torch.einsum("btgjk,bsgk->btgjs", query, key).flatten(2, 3)
-    masked = scores.masked_fill(~causal_mask(seen.positions, key.shape[1])[:, :, None], float("-inf"))
+    masked = scores.masked_fill(~seen.rows.mask(causal_mask, key.shape[1])[:, :, None], float("-inf"))
     return masked.softmax(dim=-1, dtype=at_least_float32(scores.dtype))
 
 
@@ -176,7 +177,7 @@ def mass_kept(seen: Seen, rule: Rule, k: int) -> float:
     The mean over heads and over the queries that see more than k tokens: the others lose nothing under any rule.
     Raises ValueError where there is no such query. Built in lesson `dsa`.
     """
-    bites = seen.positions >= k
+    bites = seen.rows.positions >= k
     if not bites.any():
         raise ValueError(f"no query sees more than {k} tokens in a text of {seen.x.shape[1]}: every rule keeps all")
     kept = mask_of(chosen_by(rule, seen, k), seen.x.shape[1])

@@ -17,17 +17,18 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from helpers.data.tasks import Rows
+from helpers.data.tasks import Rows as Examples
 from helpers.functions import exchanged
 from helpers.hooks import hooked
 from helpers.layers.attention import causal_mask
 from helpers.layers.dsa import Indexer, SparseAttention, scores
 from helpers.layers.mla import MLA, attention_weights
+from helpers.layers.ragged import Rows
 from helpers.models.glm5 import GLM5
 from helpers.shapes import Bool, Float, Int, Tensor
 from helpers.training.losses import answers_of
 
-Read = tuple[SparseAttention, Tensor, Tensor, tuple[Tensor, Tensor]]  # a layer, its x, positions and rotation
+Read = tuple[SparseAttention, Tensor, Rows, tuple[Tensor, Tensor]]  # a layer, its x, rows and rotation
 
 
 def dense_logits(model: GLM5, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T vocab"]:
@@ -44,8 +45,8 @@ def attending_densely(model: GLM5) -> Iterator[None]:
 
 
 def _dense(layer: SparseAttention):
-    def forward(x, positions, rotary, cache=None, chosen=None):
-        return layer.mla(x, positions, rotary), positions[..., None][..., :0]  # nothing was chosen
+    def forward(x, rows, rotary, cache=None, chosen=None):
+        return layer.mla(x, rows, rotary), rows.positions[..., None][..., :0]  # nothing was chosen
 
     return forward
 
@@ -68,14 +69,14 @@ def watch_inputs(model: nn.Module) -> Iterator[list[tuple]]:
 
 
 def attention_shares(
-    mla: MLA, x: Float[Tensor, "B T D"], positions: Int[Tensor, "B T"], rotary: tuple[Tensor, Tensor]
+    mla: MLA, x: Float[Tensor, "B T D"], rows: Rows, rotary: tuple[Tensor, Tensor]
 ) -> Float[Tensor, "B T H S"]:
     """How much each head of dense attention takes from each token."""
     query, q_rope = mla.queries(mla.query_latent(x), rotary)
     latent, k_rope = mla.latents(x, rotary)
     key = torch.einsum("bsc,hkc->bshk", latent, mla.up()[0])
     scores = torch.einsum("bthk,bshk->bths", query, key) + torch.einsum("bthr,bsr->bths", q_rope, k_rope)
-    return attention_weights(scores * mla.scale, causal_mask(positions, x.shape[1]))
+    return attention_weights(scores * mla.scale, rows.mask(causal_mask, x.shape[1]))
 
 
 def index_scores(indexer: Indexer, mla: MLA, x: Float[Tensor, "B T D"], rotary: tuple) -> Float[Tensor, "B T S"]:
@@ -100,10 +101,10 @@ def imitation(
 
 def imitation_of(read: Read, chosen_only: bool) -> Float[Tensor, ""]:
     """How far one layer's indexer is from its attention, over all visible tokens or over those that it chooses."""
-    layer, x, positions, rotary = read
+    layer, x, rows, rotary = read
     with torch.no_grad():
-        target = attention_shares(layer.mla, x, positions, rotary).mean(dim=2)
-    wanted, allowed = index_scores(layer.indexer, layer.mla, x, rotary), causal_mask(positions, x.shape[1])
+        target = attention_shares(layer.mla, x, rows, rotary).mean(dim=2)
+    wanted, allowed = index_scores(layer.indexer, layer.mla, x, rotary), rows.mask(causal_mask, x.shape[1])
     if chosen_only:
         allowed = allowed & scores_kept(wanted.detach().masked_fill(~allowed, float("-inf")), layer.indexer.k)
     return imitation(wanted, target, allowed)
@@ -114,13 +115,13 @@ def scores_kept(wanted: Float[Tensor, "B T S"], k: int) -> Bool[Tensor, "B T S"]
     return wanted >= wanted.topk(min(k, wanted.shape[-1]), dim=-1).values[..., -1:]
 
 
-def dense_loss(model: GLM5, rows: Rows) -> Float[Tensor, ""]:
+def dense_loss(model: GLM5, rows: Examples) -> Float[Tensor, ""]:
     """Stage 1: the model's own loss with dense attention."""
     ids = rows.token_ids.to(next(model.parameters()).device)
     return answers_of(dense_logits(model, ids[:, :-1]), rows)
 
 
-def warm_up_loss(model: GLM5, rows: Rows) -> Float[Tensor, ""]:
+def warm_up_loss(model: GLM5, rows: Examples) -> Float[Tensor, ""]:
     """Stage 2: the indexers' mean distance from dense attention. Only indexers get a gradient."""
     ids = rows.token_ids.to(next(model.parameters()).device)
     with watch_inputs(model) as reads, torch.no_grad():
@@ -128,7 +129,7 @@ def warm_up_loss(model: GLM5, rows: Rows) -> Float[Tensor, ""]:
     return torch.stack([imitation_of(read, chosen_only=False) for read in reads]).mean()
 
 
-def sparse_loss(model: GLM5, rows: Rows) -> Float[Tensor, ""]:
+def sparse_loss(model: GLM5, rows: Examples) -> Float[Tensor, ""]:
     """Stage 3: the model's loss with sparse attention, and the indexers' distance over what they choose."""
     ids = rows.token_ids.to(next(model.parameters()).device)
     with watch_inputs(model) as reads:

@@ -72,7 +72,7 @@ def _imitation(indexers: Indexers, reads: list[Seen], chosen_only: bool) -> Floa
 def _distance(indexers: Indexers, seen: Seen, chosen_only: bool) -> Float[Tensor, ""]:
     with torch.no_grad():
         target = largest_shares(seen)
-    wanted, allowed = indexers.scores(seen), causal_mask(seen.positions, seen.x.shape[1])
+    wanted, allowed = indexers.scores(seen), seen.rows.mask(causal_mask, seen.x.shape[1])
     if chosen_only:
         best = wanted.detach().masked_fill(~allowed, float("-inf"))
         cut = best.gather(2, select_tokens(best, indexers.k).clamp_min(0)).amin(dim=-1, keepdim=True)

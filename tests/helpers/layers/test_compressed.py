@@ -48,7 +48,8 @@ def whole(x: torch.Tensor, start: int = 0) -> Rows:
 
 
 def uneven(x: torch.Tensor, start: torch.Tensor, lengths: torch.Tensor) -> Rows:
-    return Rows(x[..., 0].long(), start[:, None] + torch.arange(x.shape[1]), lengths, None, x.shape[1])
+    positions, known = start[:, None] + torch.arange(x.shape[1]), (tuple(start.tolist()), tuple(lengths.tolist()))
+    return Rows(x[..., 0].long(), positions, lengths, None, x.shape[1], *known)
 
 
 @pytest.fixture(autouse=True)

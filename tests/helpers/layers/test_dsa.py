@@ -24,6 +24,7 @@ from helpers.layers.dsa import (
 )
 from helpers.layers.kv_cache import KVBuffer
 from helpers.layers.mla import MLA, expanded
+from helpers.layers.ragged import standing_at
 from helpers.layers.rope import angles, frequencies, rotate, rotate_neighbours
 
 LENGTHS = pytest.mark.parametrize("length", [1, 31, 33, 70])  # within one block of queries, just over it, over two
@@ -132,27 +133,28 @@ def pair(family: str) -> tuple[torch.nn.Module, Indexer]:
 
 
 def inputs(length: int, start: int = 0, batch: int = 2) -> tuple:
-    """Activations, latents of the queries, positions and angles of ``length`` tokens."""
+    """Activations, latents of the queries, rows and angles of ``length`` tokens."""
     positions = (torch.arange(length) + start).expand(batch, -1)
     return (
         random(batch, length, 24),
         random(batch, length, 20, seed=1),
-        positions,
+        standing_at(positions),
         angles(positions, frequencies(8, 1e4)),
     )
 
 
 def part(given: tuple, first: int, last: int) -> tuple:
-    x, latent, positions, (cos, sin) = (p if isinstance(p, tuple) else p[:, first:last] for p in given)
-    return x, latent, positions, (cos[:, first:last], sin[:, first:last])
+    x, latent, rows, (cos, sin) = given
+    at = slice(first, last)
+    return x[:, at], latent[:, at], standing_at(rows.positions[:, at]), (cos[:, at], sin[:, at])
 
 
 def choice_of(theirs: torch.nn.Module, given: tuple) -> list[list[set]]:
     """The visible positions that transformers' indexer keeps: it fills short rows with future ones, masked later."""
-    x, latent, positions, rotary = given
+    x, latent, rows, rotary = given
     twice = tuple(torch.cat([half, half], dim=-1) for half in rotary)
-    kept = theirs(x, latent, twice, causal_mask(positions, x.shape[1]), positions)
-    return [[{at for at in row.tolist() if at <= t} for t, row in enumerate(rows)] for rows in kept]
+    kept = theirs(x, latent, twice, causal_mask(rows.positions, x.shape[1]), rows.positions)
+    return [[{at for at in row.tolist() if at <= t} for t, row in enumerate(one)] for one in kept]
 
 
 def as_sets(chosen: torch.Tensor) -> list[list[set]]:
@@ -193,8 +195,8 @@ def test_any_split_with_a_cache_chooses_as_the_whole(family, cuts):
 
 def test_no_token_chooses_by_a_later_one():
     _, ours = pair("V3.2")
-    _, latent, positions, rotary = inputs(40)
-    assert causality_probe(lambda x: ours(x, latent, positions, rotary), inputs(40)[0], 20) == 0
+    _, latent, rows, rotary = inputs(40)
+    assert causality_probe(lambda x: ours(x, latent, rows, rotary), inputs(40)[0], 20) == 0
 
 
 def test_the_parts_that_training_takes_give_gradients():
@@ -276,30 +278,32 @@ def layer(k: int, indexed: bool = True) -> SparseAttention:
 
 
 def test_a_layer_that_chooses_every_token_is_the_dense_layer():
-    x, _, positions, rotary = inputs(40)
+    x, _, rows, rotary = inputs(40)
     sparse, few = layer(40), layer(8)
-    dense = sparse.mla(x, positions, rotary)
-    assert_close(sparse(x, positions, rotary)[0], dense, CLOSE, "every token")
+    dense = sparse.mla(x, rows, rotary)
+    assert_close(sparse(x, rows, rotary)[0], dense, CLOSE, "every token")
     with pytest.raises(AssertionError, match="few"):
-        assert_close(few(x, positions, rotary)[0], dense, 0.01, "few")
+        assert_close(few(x, rows, rotary)[0], dense, 0.01, "few")
 
 
 def test_a_layer_without_an_indexer_reads_what_it_is_given_and_keeps_no_index_keys():
-    x, _, positions, rotary = inputs(40)
-    (_, chosen), cache = layer(8)(x, positions, rotary), SparseLatents()
-    answer, passed_on = layer(8, indexed=False)(x, positions, rotary, cache, chosen)
+    x, _, rows, rotary = inputs(40)
+    (_, chosen), cache = layer(8)(x, rows, rotary), SparseLatents()
+    answer, passed_on = layer(8, indexed=False)(x, rows, rotary, cache, chosen)
     assert torch.equal(passed_on, chosen)
-    assert not torch.equal(answer, layer(8, indexed=False)(x, positions, rotary, None, chosen.flip(0))[0])
+    assert not torch.equal(answer, layer(8, indexed=False)(x, rows, rotary, None, chosen.flip(0))[0])
     assert cache.bytes() == 2 * 40 * (10 + 8) * 4
     with pytest.raises(ValueError, match="without an indexer needs what an earlier layer chose"):
-        layer(8, indexed=False)(x, positions, rotary)
+        layer(8, indexed=False)(x, rows, rotary)
 
 
 def test_a_token_after_a_long_text_reads_the_chosen_latents_and_no_others():
     """Everything else in the cache is made unusable, and the answer is the same."""
-    sparse, cache, (x, _, positions, (cos, sin)) = layer(8), SparseLatents(), inputs(40)
-    sparse(x[:, :39], positions[:, :39], (cos[:, :39], sin[:, :39]), cache)
-    last = x[:, 39:], positions[:, 39:], (cos[:, 39:], sin[:, 39:])
+    sparse, cache, given = layer(8), SparseLatents(), inputs(40)
+    x, _, *where = part(given, 0, 39)
+    sparse(x, *where, cache)
+    x, _, *where = part(given, 39, 40)
+    last = (x, *where)
     answer, chosen = sparse(*last, cache)
     unread = torch.ones(2, 40, dtype=torch.bool).scatter(1, chosen[:, 0], False)
     cache.latents.latent.held[unread] = float("nan")
@@ -326,9 +330,9 @@ class LargestTensor(TorchDispatchMode):
 
 
 def largest(length: int) -> int:
-    x, _, positions, rotary = inputs(length, batch=1)
+    x, _, rows, rotary = inputs(length, batch=1)
     with LargestTensor() as seen:
-        layer(16)(x, positions, rotary, SparseLatents())
+        layer(16)(x, rows, rotary, SparseLatents())
     return seen.elements
 
 

@@ -8,6 +8,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5Attention, Qwen3
 from helpers.compare import assert_close, causality_probe, max_error, tolerance
 from helpers.layers.gated_attention import GatedAttention
 from helpers.layers.kv_cache import KeyValues
+from helpers.layers.ragged import standing_at
 from helpers.layers.rope import angles, frequencies
 
 WIDTH, HEADS, GROUPS, HEAD, TURNED = 40, 6, 2, 12, 6
@@ -42,7 +43,7 @@ def pair():
 
 def run(ours, x, cache=None, start=0):
     positions = (torch.arange(x.shape[1]) + start).expand(len(x), -1)
-    return ours(x, positions, angles(positions, frequencies(TURNED, 1e4)), cache)
+    return ours(x, standing_at(positions), angles(positions, frequencies(TURNED, 1e4)), cache)
 
 
 @pytest.mark.parametrize("length", [1, 31, 33])

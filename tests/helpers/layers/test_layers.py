@@ -11,7 +11,7 @@ from helpers.layers.attention import Attention, attend, causal_mask
 from helpers.layers.kv_cache import Cache, KeyValues, KVBuffer
 from helpers.layers.mlp import SwiGLU
 from helpers.layers.norm import RMSNorm, rms_norm
-from helpers.layers.ragged import arrange
+from helpers.layers.ragged import arrange, standing_at
 from helpers.layers.rope import angles, frequencies, rotate
 
 
@@ -142,7 +142,7 @@ def test_the_cache_counts_its_tokens_and_its_bytes():
     for length in (4, 1):
         rows = cache.begin(torch.zeros(2, length, dtype=torch.long), None)
         for block in cache.blocks:
-            keys, values = block.write(random(2, length, 2, 8), random(2, length, 2, 8), rows.positions)
+            keys, values = block.write(random(2, length, 2, 8), random(2, length, 2, 8), rows)
         cache.end(rows)
     assert keys.shape == values.shape == (2, 5, 2, 8)
     assert cache.length == 5
@@ -177,9 +177,11 @@ def test_slots_never_hold_what_is_not_a_number():
 @pytest.mark.parametrize(("batch", "width"), [(3, 8), (2, 7)])
 def test_the_cache_refuses_another_batch_or_width(batch, width):
     held = KeyValues()
-    held.write(random(2, 1, 2, 8), random(2, 1, 2, 8), torch.tensor([[0], [0]]))
+    held.write(random(2, 1, 2, 8), random(2, 1, 2, 8), standing_at(torch.tensor([[0], [0]])))
     with pytest.raises(ValueError, match=r"holds \(batch, vector\) \(2, 2, 8\)"):
-        held.write(random(batch, 1, 2, width), random(batch, 1, 2, width), torch.ones(batch, 1, dtype=torch.long))
+        held.write(
+            random(batch, 1, 2, width), random(batch, 1, 2, width), standing_at(torch.ones(batch, 1, dtype=torch.long))
+        )
 
 
 def test_a_call_with_another_batch_than_the_cache_is_refused():
@@ -233,8 +235,8 @@ def test_attention_with_a_cache_is_attention_without():
     cos, sin = angles(positions, frequencies(6, 1e4))
     held = KeyValues()
     parts = [
-        attention(x[:, at], positions[:, at], (cos[:, at], sin[:, at]), held)
+        attention(x[:, at], standing_at(positions[:, at]), (cos[:, at], sin[:, at]), held)
         for at in (slice(0, 4), slice(4, 5), slice(5, 9))
     ]
-    whole = attention(x, positions, (cos, sin))
+    whole = attention(x, standing_at(positions), (cos, sin))
     assert_close(torch.cat(parts, dim=1), whole, tolerance(torch.float32, 12 * 9), "cached attention")

@@ -17,6 +17,7 @@ from helpers.layers.mla import (
     into_latents,
     out_of_latents,
 )
+from helpers.layers.ragged import standing_at
 from helpers.layers.rope import Yarn, angles_of_yarn, frequencies, stretched
 
 V3_YARN = {"factor": 40.0, "original_max_position_embeddings": 64, "mscale": 1.0, "mscale_all_dim": 1.0}
@@ -89,7 +90,7 @@ def places(x):
 
 def run(ours, name, x, cache=None, start=0):
     positions = places(x) + start
-    return ours(x, positions, turns(name, positions, x.dtype), cache)
+    return ours(x, standing_at(positions), turns(name, positions, x.dtype), cache)
 
 
 @ALL
@@ -210,7 +211,7 @@ def test_any_split_with_a_cache_is_the_whole(name, cuts):
 
 def test_deepseek_v3_remembers_1152_bytes_a_token_and_layer():
     cache = Latents()
-    cache.write(torch.zeros(1, 3, 512).bfloat16(), torch.zeros(1, 3, 64).bfloat16(), torch.arange(3)[None])
+    cache.write(torch.zeros(1, 3, 512).bfloat16(), torch.zeros(1, 3, 64).bfloat16(), standing_at(torch.arange(3)[None]))
     assert cache.bytes() == 3 * 1152
 
 

@@ -5,6 +5,7 @@ import torch
 
 from helpers.layers.dsa import SparseLatents, scores
 from helpers.layers.mla import absorbed
+from helpers.layers.ragged import standing_at
 from helpers.measure import count_flops
 from helpers.measure.dsa_work import (
     SparseSizes,
@@ -44,9 +45,9 @@ def test_index_flop_are_those_that_torch_counts():
 
 def test_bytes_are_those_of_the_cache():
     cache, tokens = SparseLatents(), 30
-    positions = torch.arange(tokens)[None]
-    cache.latents.write(torch.zeros(1, tokens, SIZES.latent), torch.zeros(1, tokens, SIZES.rope_dim), positions)
-    cache.index_keys.write(torch.zeros(1, tokens, SIZES.index_width), positions)
+    rows = standing_at(torch.arange(tokens)[None])
+    cache.latents.write(torch.zeros(1, tokens, SIZES.latent), torch.zeros(1, tokens, SIZES.rope_dim), rows)
+    cache.index_keys.write(torch.zeros(1, tokens, SIZES.index_width), rows.positions)
     assert cache.bytes() == dense_decode(SIZES, tokens, 4).bytes + index_decode(SIZES, tokens, 4).bytes
 
 

@@ -132,7 +132,7 @@ def test_every_part_and_every_block_is_transformers(config):
             assert_within(block.delta(x, rows), output, f"delta {n}")
         else:
             x, output = seen[f"{n}.self_attn"]
-            assert_within(block.attention(x, rows.positions, turned), output, f"attention {n}")
+            assert_within(block.attention(x, rows, turned), output, f"attention {n}")
 
 
 def assert_within(ours: torch.Tensor, theirs: torch.Tensor, name: str, allowed: float = 1e-5) -> None:

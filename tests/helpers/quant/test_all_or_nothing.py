@@ -356,7 +356,7 @@ def test_a_save_that_fails_half_way_leaves_the_old_files_and_no_others(tmp_path,
 
 def test_a_model_of_which_only_experts_are_packed_is_saved_and_opened_again(tmp_path):
     model = load("zoo:tiny-qwen3_5-moe")
-    parts = ["attention", "delta", "shared", "mlp", "router", "head", "embedding"]
+    parts = ["attention", "delta", "shared expert", "dense FFN", "router", "head", "embedding"]
     quantise(model, "int8", keep=parts)
     save_quantised(model, tmp_path)
     ids = torch.arange(9)[None]

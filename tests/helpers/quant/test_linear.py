@@ -159,7 +159,7 @@ def test_a_way_from_outside_is_taken():
     """The seam for kernels of another device: ``helpers.kernels`` stands above, and hands its ways down."""
     way = readable("int4")
     asked = []
-    spied = type(way)(way.fits, way.lay, way.take_back, way.decode, lambda x, tensors: asked.append(x) or x[:, :64], 1)
+    spied = type(way)(way.fits, way.pack, way.unpack, way.decode, lambda x, tensors: asked.append(x) or x[:, :64], 1)
     packed = Packed.of(randn(64, 128, seed=0).to(BF16), "int4", ways={"int4": spied})
     x = randn(1, 128, seed=1).to(BF16)
     assert torch.equal(packed.multiply(x), x[:, :64])

@@ -27,8 +27,8 @@ class RoundedSlots(KVBuffer):
         super().__init__()
         self.rule = rule
 
-    def write(self, new, positions):
-        held = super().write(new, positions)
+    def write(self, new, positions, starts=None):
+        held = super().write(new, positions, starts)
         wide = held.flatten(2)
         if self.rule.along == TOKEN:
             return rounded(wide.flatten(0, 1), self.rule).view(held.shape)

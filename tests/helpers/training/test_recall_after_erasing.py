@@ -6,6 +6,7 @@ from torch import nn
 
 from helpers.layers.delta import DeltaState
 from helpers.layers.kv_cache import Cache, KeyValues
+from helpers.layers.ragged import standing_at
 from helpers.training.recall import erase, share_after_erasing
 from helpers.zoo.recipes.tasks import task_tokenizer
 
@@ -13,7 +14,7 @@ from helpers.zoo.recipes.tasks import task_tokenizer
 def filled() -> Cache:
     state, attention = DeltaState(), KeyValues()
     state.write(torch.ones(1, 1, 2, 2), torch.ones(1, 3, 4))
-    attention.write(torch.ones(1, 5, 1, 2), torch.ones(1, 5, 1, 2), torch.arange(5)[None])
+    attention.write(torch.ones(1, 5, 1, 2), torch.ones(1, 5, 1, 2), standing_at(torch.arange(5)[None]))
     return Cache([state, attention])
 
 

@@ -16,8 +16,8 @@ def test_each_head_of_the_first_block_looks_as_many_tokens_back_as_it_was_told()
     model = begin(TINY_GLM5)
     with torch.no_grad(), watch_inputs(model) as reads:
         dense_logits(model, IDS)
-    layer, x, positions, rotary = reads[0]
-    shares = attention_shares(layer.mla, x, positions, rotary)
+    layer, x, rows, rotary = reads[0]
+    shares = attention_shares(layer.mla, x, rows, rotary)
     late = torch.arange(10, 40)
     for head, back in enumerate((1, 1, 2, 3)):
         assert shares[:, late, head, late - back].mean() > 0.5
@@ -28,8 +28,8 @@ def test_without_the_hint_they_do_not():
     model = begin(replace(TINY_GLM5, prepare=None))
     with torch.no_grad(), watch_inputs(model) as reads:
         dense_logits(model, IDS)
-    layer, x, positions, rotary = reads[0]
-    shares = attention_shares(layer.mla, x, positions, rotary)
+    layer, x, rows, rotary = reads[0]
+    shares = attention_shares(layer.mla, x, rows, rotary)
     late = torch.arange(10, 40)
     assert shares[:, late, 0, late - 1].mean() < 0.2
 

@@ -14,7 +14,7 @@ from helpers.quant.experts import QuantisedExperts
 from helpers.quant.linear import QuantisedLinear
 
 pytestmark = needs_triton
-HERE = {name: replace(way, device=WHERE, dtypes=(torch.float32,)) for name, way in GPU.items()}
+HERE = {name: replace(way, dtypes=(torch.float32,)) for name, way in GPU.items()}  # on a GPU too, to be exact
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from helpers.compare import assert_close, causality_probe, max_error, tolerance
+from helpers.layers.ragged import standing_at
 from helpers.models.configs import glm5, qwen3
 from helpers.models.glm5 import GLM5
 from helpers.models.qwen3 import Qwen3
@@ -89,8 +90,8 @@ def test_random_choices_repeat_with_the_seed_and_differ_between_calls():
 
 def test_blocks_are_kept_whole_by_their_best_visible_token():
     scores = torch.tensor([[[9.0, 0, 0, 0, 8.0, 0, 0, 0, 0, 0, 0, 7.0]]]).expand(1, 12, -1)
-    positions = torch.arange(12)[None]
-    seen = Seen(0, torch.nn.Identity(), torch.zeros(1, 12, 1), positions, ())
+    rows = standing_at(torch.arange(12)[None])
+    seen = Seen(0, torch.nn.Identity(), torch.zeros(1, 12, 1), rows, ())
     chosen = chosen_by(in_blocks(lambda _: scores, 4), seen, 8)[0]
     assert chosen[10].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]  # the 7 at position 11 is not visible yet
     assert chosen[5].tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
