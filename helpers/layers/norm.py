@@ -45,7 +45,7 @@ class RMSNorm(Layer):
     def add(
         self, x: Float[Tensor, "... D"], residual: Float[Tensor, "... D"]
     ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
-        """The norm of ``residual + x``, and the sum itself."""
+        """The norm of ``residual + x``, and the sum itself, which goes on: a kernel makes both in one pass."""
         return self.functions["add_rms_norm"](x, residual, self.weight, self.epsilon)
 
 

@@ -42,8 +42,8 @@ class Block(nn.Module):
         rotary: tuple[Tensor, Tensor],
         cache: Latents | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.attention(self.attention_norm(x), rows, rotary, cache)
-        return x + self.mlp(self.mlp_norm(x))
+        normed, x = self.mlp_norm.add(self.attention(self.attention_norm(x), rows, rotary, cache), x)
+        return x + self.mlp(normed)
 
 
 class Drafter(nn.Module):

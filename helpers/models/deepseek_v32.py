@@ -51,8 +51,8 @@ class Block(nn.Module):
         cache: SparseLatents | None = None,
     ) -> Float[Tensor, "B T D"]:
         answer, _chosen = self.attention(self.attention_norm(x), rows, rotary, cache)
-        x = x + answer
-        return x + self.mlp(self.mlp_norm(x))
+        normed, x = self.mlp_norm.add(answer, x)
+        return x + self.mlp(normed)
 
 
 class DeepSeekV32(nn.Module):

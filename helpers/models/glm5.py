@@ -53,8 +53,8 @@ class Block(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T chosen"]]:
         """The stream, and the tokens that were chosen: here, or by the block that ``chosen`` came from."""
         answer, chosen = self.attention(self.attention_norm(x), rows, rotary, cache, chosen)
-        x = x + answer
-        return x + self.mlp(self.mlp_norm(x)), chosen
+        normed, x = self.mlp_norm.add(answer, x)
+        return x + self.mlp(normed), chosen
 
 
 class GLM5(nn.Module):

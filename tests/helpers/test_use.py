@@ -36,7 +36,7 @@ from helpers.use import FORMS, in_use, use, using
 
 pytestmark = [needs_triton, pytest.mark.usefixtures("no_gradients")]
 NEAR = 2e-5  # relative RMS in float32, after a few layers whose every number is random
-NORMS, SPARSE, EXPERTS = {"_rms_norm"}, {"_scores", "_select", "_walk"}, {"_hidden", "_made"}
+NORMS, SPARSE, EXPERTS = {"_rms_norm", "_add_rms_norm"}, {"_scores", "_select", "_walk"}, {"_hidden", "_made"}
 DELTA = {"_within", "_across", "_flash"}
 LAUNCHED = {  # by a prompt and a step of it
     "qwen3": {"_flash"} | NORMS,
@@ -45,7 +45,7 @@ LAUNCHED = {  # by a prompt and a step of it
     "deepseek_v3": {"_walk"} | EXPERTS | NORMS,
     "deepseek_v32": SPARSE | EXPERTS | NORMS,
     "glm_moe_dsa": SPARSE | EXPERTS | NORMS,
-    "deepseek_v4": {"_scores", "_select"} | EXPERTS | NORMS,
+    "deepseek_v4": {"_scores", "_select", "_rms_norm"} | EXPERTS,
 }
 LENGTH = 22  # more tokens than any of them chooses
 TWICE = ("qwen3_5", "qwen3_5_moe", "kimi_k25")  # the same layers again, with images

@@ -1,6 +1,7 @@
 """The packed layers of a model by our kernels: what ``helpers/quant/cpu.py`` is on a CPU, for an NVIDIA GPU.
 
-    quantise(model, "int4", ways=GPU)         on a model that is on the GPU already, in 16 bits
+    quantise(model, "int4")
+    use(model, "triton")                      on a GPU, in 16 bits: the codes are laid out anew, and stay the same
 
 Few tokens are multiplied with the codes as they lie in memory; beyond 64 the matrix is decoded first, once for all.
 """

@@ -15,7 +15,7 @@ from helpers.kernels.launch import INTERPRETED, Variant
 from helpers.recorded import moved
 
 WALKED = pkgutil.walk_packages(helpers.kernels.__path__, "helpers.kernels.")
-NOT_KERNELS = {"launch", "compile_ahead", "traffic", "dequantise", "backends"}
+NOT_KERNELS = {"launch", "compile_ahead", "traffic", "dequantise", "backends", "implementations"}
 NOT_KERNELS |= {"mla_decode", "sparse_attention"}  # which walk
 FILES = sorted({module.name.rpartition(".")[2] for module in WALKED if not module.ispkg} - NOT_KERNELS)
 pytestmark = needs_triton
