@@ -77,8 +77,8 @@ def dispatched(
     weights: Float[Tensor, "tokens A"],
     experts: AnyExperts,
 ) -> Float[Tensor, "tokens D"]:
-    """The weighted sum of what the chosen experts make of each token: one token read
-    in place, several by sorting, and in a compiled step, which takes plain experts only, by gathering.
+    """The weighted sum of what the chosen experts make of each token: for one token by ``single_token``, for several by
+    ``by_sorting``, and in a compiled step, which takes plain experts only, by ``by_gathering``.
 
     Raises ValueError for an expert that is not there; a compiled step does not look.
     """
@@ -145,7 +145,7 @@ def single_token(
 def by_gathering(
     x: Float[Tensor, "tokens D"], indices: Int[Tensor, "tokens A"], weights: Float[Tensor, "tokens A"], stacks: Stacks
 ) -> Float[Tensor, "tokens D"]:
-    """Few tokens: each one times the matrices of its own experts, without a look at which they are.
+    """Few tokens: each is multiplied with the matrices of its own experts, without a look at which they are.
 
     As written, A matrices are copied for each token; a compiler merges the gather into the sum, and nothing is copied.
     Raises ValueError for an expert that is not there; a compiled step does not look.
@@ -162,7 +162,7 @@ def by_gathering(
 def activated(
     both: Float[Tensor, "*rows twoF"], share: Float[Tensor, "*rows_and_1"], experts: AnyExperts
 ) -> Float[Tensor, "*rows F"]:
-    """SwiGLU of gate and up side by side, times the router's weight: here, before ``down``, rows are short."""
+    """SwiGLU of gate and up, which lie side by side, times the router's weight. Before ``down``, rows are short."""
     gate, up = both.chunk(2, dim=-1)
     return (swiglu(gate, up, experts.limit) * share).to(both.dtype)
 
@@ -237,8 +237,8 @@ def takes_grouped(x: Float[Tensor, "tokens D"], pairs: int, experts: AnyExperts)
 
 @contextmanager
 def _dot_products(x: Float[Tensor, "tokens D"]) -> Iterator[None]:
-    """Within the block torch multiplies one bfloat16 row on a CPU by its own kernel, a dot product for each row of the
-    matrix. oneDNN lays the matrix out anew first, which pays for many rows and takes half of the time for one."""
+    """Within the block torch multiplies one bfloat16 row on a CPU by its own kernel: a dot product for each row of the
+    matrix. oneDNN's kernel lays the matrix out anew first. That pays for many rows, and not for one."""
     ours = x.dtype == torch.bfloat16 and x.device.type == "cpu"
     before = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = before and not ours
@@ -251,7 +251,7 @@ def _dot_products(x: Float[Tensor, "tokens D"]) -> Iterator[None]:
 def check_experts(indices: Int[Tensor, "tokens A"], num_experts: int) -> None:
     """Raises ValueError for an expert that is not there: index -1 would be taken for the last one.
 
-    Every dispatch asks here, on a GPU too, where it waits for two numbers: none of these ways goes on without a count.
+    Every dispatch asks here. On a GPU that waits for two numbers, and none of these ways can go on without a count.
     """
     if not indices.numel():
         return

@@ -174,10 +174,11 @@ def test_gate_and_up_are_the_halves_that_the_one_parameter_holds(dtype):
         assert not made(randn(3, D).to(dtype), indices, weights).any()
 
 
+@pytest.mark.parametrize("before", [True, False])
 @torch.no_grad()
-def test_one_bfloat16_token_leaves_torchs_settings_as_they_were():
+def test_one_bfloat16_token_leaves_torchs_settings_as_they_were(before, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", before)
     made, x, chosen = Experts(E, D, F).bfloat16(), randn(1, D).bfloat16(), routing(1, dtype=torch.bfloat16)
-    before = torch.backends.mkldnn.enabled
     made(x, *chosen)
     with pytest.raises(ValueError, match="expert 9"):
         made(x, torch.tensor([[0, 9]]), chosen[1])

@@ -25,7 +25,7 @@ from helpers.moe.router import (
     sqrt_softplus_top_k,
     tokens_per_expert,
 )
-from helpers.moe.routers import RouterConfig
+from helpers.moe.routers import RouterConfig, SigmoidRouter
 
 
 def randn(*shape, seed=0, dtype=torch.float32):
@@ -92,6 +92,14 @@ def test_the_sigmoid_router_and_the_mixture_are_deepseek_v3s(sizes):
     _, theirs_weights, theirs_indices = theirs.gate(x)
     same_routing([part.flatten(0, 1) for part in ours.router(x)], (theirs_indices, theirs_weights), count)
     assert_close(ours(x), theirs(x), tolerance(torch.float32, 64), "mixture")
+
+
+def test_the_sigmoid_router_of_a_bfloat16_model_scores_in_float32():
+    router, x = SigmoidRouter(64, 300, RouterConfig(4)).bfloat16(), randn(50, 64, seed=9).bfloat16()
+    indices, weights = sigmoid_top_k(x.float() @ router.logits.weight.float().T, torch.zeros(300), 4)
+    assert torch.equal(router(x)[0], indices)
+    assert_close(router(x)[1], weights, 1e-6, "weights")
+    assert not torch.equal(sigmoid_top_k(x @ router.logits.weight.T, torch.zeros(300), 4)[0], indices)  # scores tie
 
 
 def test_the_bias_chooses_and_does_not_weigh():

@@ -130,7 +130,7 @@ def test_in_every_family_each_layer_is_looked_at_before_one_is_packed(tmp_path, 
         dict(name="int3"),
         dict(name="int8", keep=["blocks.1.mlp.dwon"]),
         dict(name="int8", keep="head"),
-        dict(name="int8-group", keep=["mlp", "attention", "embedding", "head"]),
+        dict(name="int8-group", keep=["dense FFN", "attention", "embedding", "head"]),
     ],
 )
 def test_names_that_match_nothing_leave_the_model_as_it_was(asked):

@@ -126,6 +126,14 @@ def test_kept_layers_head_and_embedding_stay_bit_for_bit_and_no_hook_stays():
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_kept_part_stays_whatever_its_layers_are_called():
+    model = small_qwen3()
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    calibrate(model, ids(50), to_nearest, FOUR_BITS, keep=["dense FFN"])
+    changed = {name.split(".")[2] for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert changed == {"attention"}
+
+
 def test_bfloat16_weights_stay_bfloat16():
     model = small_qwen3().bfloat16()
     calibrate(model, ids(50), with_gptq, FOUR_BITS)
