@@ -32,6 +32,7 @@ from helpers.quant.backends import DYNAMIC
 from helpers.quant.cpu import CPU
 from helpers.quant.linear import QuantisedEmbedding, QuantisedLinear
 from helpers.quant.model import products, quantise
+from helpers.quant.parts import all_but
 from helpers.use import FORMS, in_use, use, using
 
 pytestmark = [needs_triton, pytest.mark.usefixtures("no_gradients")]
@@ -254,7 +255,7 @@ def test_compiled_steps_are_a_form_and_a_way_back():
 
 def with_experts(folder: Path) -> nn.Module:
     model = load(folder, torch.float32)
-    quantise(model, "int8", keep=["attention", "embedding", "head", "router", "dense FFN", "shared expert"])
+    quantise(model, "int8", keep=all_but("routed experts"))
     return model
 
 

@@ -38,11 +38,11 @@ def gradients(model: GLM5, loss) -> set[str]:
 
 
 def test_dense_is_sparse_with_room_for_all_and_differs_where_there_is_less():
-    wide = GLM5(replace(fresh().config, index_k=40))
+    wide = GLM5(replace(fresh().config, index_k=40)).double()
     wide.load_state_dict(fresh().state_dict())
-    dense = dense_logits(fresh(), IDS)
-    assert torch.allclose(dense, wide(IDS), atol=1e-5)
-    assert not torch.allclose(dense, fresh()(IDS), atol=1e-2)
+    dense = dense_logits(fresh().double(), IDS)
+    assert torch.allclose(dense, wide(IDS), atol=1e-10)
+    assert not torch.allclose(dense, fresh().double()(IDS), atol=1e-2)
 
 
 def test_the_layers_are_themselves_again_after_a_dense_reading():
