@@ -459,12 +459,12 @@ with torch.no_grad():
 # %%
 from helpers.compare import causality_probe
 
-given, places = torch.randn(1, 9, 40), torch.arange(9)[None]
-turned = angles(places, frequencies(12, 1e4))
+given, rows = torch.randn(1, 9, 40), standing_at(torch.arange(9)[None])
+turned = angles(rows.positions, frequencies(12, 1e4))
 vectors = torch.randn(3, 1, 9, 2, 4)
 leaky = torch.ones(1, 9, 9, dtype=torch.bool).tril(1)
 with torch.no_grad():
-    print("the layer: ", causality_probe(lambda x: ours(x, places, turned), given, 5))
+    print("the layer: ", causality_probe(lambda x: ours(x, rows, turned), given, 5))
     print("tril(1):   ", causality_probe(lambda v: attend(*vectors[:2], v, leaky), vectors[2], 5))
 
 # %% [markdown]

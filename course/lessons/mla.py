@@ -201,6 +201,7 @@ print(f"cost: {48 * H * K * C:,} multiplications for 48 queries; making all 48 k
 # %%
 from helpers.layers.attention import causal_mask
 from helpers.layers.mla import MLA, Latents, absorbed, expanded
+from helpers.layers.ragged import standing_at
 from helpers.layers.rope import rotate_neighbours
 
 
@@ -242,8 +243,8 @@ print(f"absorbed against expanded, whole layer: {max_error(*both):.0e}")
 cache, steps = Latents(), []
 with torch.no_grad():
     for t in range(33):
-        place = torch.full((2, 1), t)
-        steps.append(layer(x[:, t : t + 1], place, angles(place, frequencies(R, 1e4)), cache))
+        at = standing_at(torch.full((2, 1), t))
+        steps.append(layer(x[:, t : t + 1], at, angles(at.positions, frequencies(R, 1e4)), cache))
 print(f"one by one against all at once: {max_error(torch.cat(steps, dim=1), both[0]):.0e}")
 formula = 2 * 33 * (C + R) * 4
 print(f"2 texts of 33 tokens in float32: {formula:,} bytes by formula, cache.bytes() = {cache.bytes():,}")
@@ -257,11 +258,11 @@ assert formula == cache.bytes()
 # %%
 def step_flops(tokens: int) -> int:
     """FLOP of one decoding step after ``tokens`` tokens."""
-    cache, place = Latents(), torch.arange(tokens)[None]
+    cache, before = Latents(), standing_at(torch.arange(tokens)[None])
     with torch.no_grad():
-        layer(torch.randn(1, tokens, D), place, angles(place, frequencies(R, 1e4)), cache)
-        now = torch.tensor([[tokens]])
-        run = lambda: layer(torch.randn(1, 1, D), now, angles(now, frequencies(R, 1e4)), cache)  # noqa: E731
+        layer(torch.randn(1, tokens, D), before, angles(before.positions, frequencies(R, 1e4)), cache)
+        now = standing_at(torch.tensor([[tokens]]))
+        run = lambda: layer(torch.randn(1, 1, D), now, angles(now.positions, frequencies(R, 1e4)), cache)  # noqa: E731
         return sum(count_flops(run).values())
 
 
@@ -321,7 +322,6 @@ with torch.no_grad():
 # %%
 from helpers.compare import causality_probe
 from helpers.layers import mla
-from helpers.layers.ragged import standing_at
 
 rows = standing_at(torch.arange(33).expand(2, -1))
 turn = angles(rows.positions, frequencies(R, 1e4))
