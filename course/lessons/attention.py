@@ -646,8 +646,9 @@ for model_name, p in plans.items():
 # %% [markdown]
 # ### Recorded: a whole model writes
 #
-# Your cache beside the library's: `course measure generate` lets the zoo's Qwen3 write the same tokens by
-# transformers' `generate` and by this course's, once as it is and once compiled for a cache of fixed room.
+# Your cache beside the library's: `course measure generate` lets every model of the zoo write the same tokens by
+# transformers' `generate` and by this course's, once as it is and once compiled for a cache of fixed room. The first
+# call is what the compiler takes.
 
 # %%
 from helpers.measure import recorded_text

@@ -9,6 +9,7 @@ wastes what no formula counts (one launch after another, a look at the GPU betwe
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers import zoo
 from helpers.measure import Measurement, Record, Roofline, read_record
 
 H200 = Roofline("cuda", "bfloat16", bytes_per_s=4.3e12, flops_per_s=790e12)  # a copy and a product measured on one
@@ -86,6 +87,17 @@ GOALS += [  # one token through a layer, at both widths of the case
         ("INT4 over NF4", "int4", "bitsandbytes nf4", 1.0),
         ("INT8 over LLM.int8", "int8", "bitsandbytes LLM.int8", 10.0),
     )
+]
+GOALS += [  # whole models that write, steps compiled, beside transformers' generate
+    Goal(
+        "generate",
+        f"{model}, compiled steps",
+        f"compiled, {model}",
+        f"transformers beside compiled, {model}",
+        5,
+        on="cpu",
+    )
+    for model in (name.removeprefix("tiny-") for name in zoo.names())
 ]
 
 

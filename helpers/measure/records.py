@@ -151,7 +151,7 @@ def _told(record: Record) -> str:
 
 def _line(line: Measurement) -> str:
     share = "" if line.roofline_share is None else f", {line.roofline_share:.0%} of the roofline"
-    return f"  {line.label:40} {line.dtype:9} {format_seconds(line.median_s):>8}{share}"
+    return f"  {line.label:44} {line.dtype:9} {format_seconds(line.median_s):>8}{share}"
 
 
 def identity(machine: dict) -> tuple:

@@ -8,8 +8,10 @@ import torch
 from helpers.compare import max_error
 from helpers.decoding.compiled import Compiled
 from helpers.generate import generate
-from helpers.models.configs import deepseek_v3, glm5, qwen3, qwen3_5
+from helpers.models.configs import deepseek_v3, deepseek_v4, glm5, qwen3, qwen3_5
+from helpers.models.configs.deepseek_v4 import HASHED, HEAVY, LEARNED, SPARSE
 from helpers.models.deepseek_v3 import DeepSeekV3
+from helpers.models.deepseek_v4 import DeepSeekV4
 from helpers.models.glm5 import GLM5
 from helpers.models.qwen3 import Qwen3
 from helpers.models.qwen3_5 import Qwen3_5
@@ -45,6 +47,15 @@ def with_experts() -> DeepSeekV3:
     sizes = {"query_rank": 12, "latent_width": 12, "nope_dim": 8, "rotary_dim": 4, "value_dim": 8, "mlp_width": 24}
     experts = {"num_experts": 6, "experts_per_token": 2, "expert_width": 12, "num_shared": 1}
     return random(DeepSeekV3(deepseek_v3.Config(53, 16, 2, 1, 2, **sizes, **experts)))
+
+
+def with_entries() -> DeepSeekV4:
+    """A DeepSeek-V4 whose blocks see a window and entries of four and of three tokens, of which one chooses two."""
+    heads = {"num_heads": 2, "head_dim": 8, "rotary_dim": 4, "query_rank": 12, "output_groups": 2, "output_rank": 6}
+    entries = {"window": 3, "index_heads": 3, "index_dim": 8, "index_k": 2, "sparse_ratio": 3, "heavy_ratio": 4}
+    experts = {"num_experts": 6, "experts_per_token": 2, "expert_width": 12, "num_streams": 2, "sinkhorn_rounds": 3}
+    kinds = (HEAVY, SPARSE), (HASHED, LEARNED)
+    return random(DeepSeekV4(deepseek_v4.Config(53, 16, 2, *kinds, **heads, **entries, **experts)))
 
 
 def random(model: torch.nn.Module) -> torch.nn.Module:
@@ -89,7 +100,13 @@ def last_logits(steps: Compiled) -> torch.Tensor:
     return steps(PROMPT[:, :1], cache)
 
 
-FAMILIES = {"qwen3": small, "qwen3_5": with_memory, "glm5": sparse, "deepseek_v3": with_experts}
+FAMILIES = {
+    "qwen3": small,
+    "qwen3_5": with_memory,
+    "glm5": sparse,
+    "deepseek_v3": with_experts,
+    "deepseek_v4": with_entries,
+}
 
 if __name__ == "__main__":
     asked = sys.argv[1:]  # families, or "neighbours"

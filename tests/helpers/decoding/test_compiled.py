@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.compiled_steps import PROMPT, REAL, small
+from support.compiled_steps import PROMPT, REAL, small, with_entries
 
 from helpers import device
 from helpers.compare import assert_close
@@ -21,11 +21,11 @@ from helpers.moe.experts import Experts
 from helpers.quant.experts import QuantisedExperts
 
 ROOT = Path(__file__).resolve().parents[3]
-pytestmark = pytest.mark.timeout(1200)  # a C++ compiler, four times: half a minute where nothing else runs
+pytestmark = pytest.mark.timeout(1200)  # a C++ compiler, five times: a minute where nothing else runs
 with_compiler = pytest.mark.skipif(not device.can_compile(), reason="no C++ compiler, or no headers of Python")
 
 
-FAMILIES = ("qwen3", "qwen3_5", "glm5", "deepseek_v3")
+FAMILIES = ("qwen3", "qwen3_5", "glm5", "deepseek_v3", "deepseek_v4")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,19 @@ def test_reserved_room_gives_the_logits_of_growing_room(cuts):
         found = torch.cat([model(part, cache=cache) for part in ids.split(cuts, dim=1)], dim=1)
         assert_close(found, model(ids), 1e-4, "logits")
     assert cache.bytes() == 2 * 2 * 11 * 2 * 8 * 4  # keys and values, rows, positions, heads, width, bytes
+
+
+@pytest.mark.parametrize("cuts", [(14,), (5, 1, 8), (1,) * 14])
+def test_reserved_room_for_entries_gives_the_logits_of_growing_room(cuts):
+    """One entry more than are whole is made at every step, and nobody reads it."""
+    model, ids = with_entries(), torch.randint(53, (2, 14), generator=torch.Generator().manual_seed(0))
+    cache = model.new_cache()
+    cache.reserve(14)
+    with torch.no_grad():
+        found = torch.cat([model(part, cache=cache) for part in ids.split(cuts, dim=1)], dim=1)
+        assert_close(found, model(ids), 1e-4, "logits")
+    rooms = [block.entries.entries.reserved for block in cache.blocks]
+    assert rooms == [5, 6]  # 14 tokens at 4 and at 3 to an entry, and those that they begin
 
 
 def test_reserved_slots_keep_each_row_at_its_own_positions():

@@ -26,7 +26,7 @@ _LINE = {
     "dtype": {"enum": ["float32", "bfloat16", "float16"]},
     "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
     "clock": {"enum": ["thread CPU time", "CUDA events", "wall clock"]},
-    "repeats": {"type": "integer", "minimum": 3},
+    "repeats": {"type": "integer", "minimum": 1},
     "calls": {"type": "integer", "minimum": 1},
     "median_s": _NUMBER,
     "q1_s": _NUMBER,
@@ -90,6 +90,7 @@ def test_every_record_of_the_repository_follows_the_schema(path: Path):
     assert record.name == path.stem
     for line in record.measurements:
         assert line.q1_s <= line.median_s <= line.q3_s
+        assert line.repeats >= 3 or line.label.startswith("first call, ")  # what a compiler takes is timed once
 
 
 def test_rates_shares_and_the_roofline_come_from_the_lines():
