@@ -87,7 +87,7 @@ def top1_agreement(logits_a: Float[Tensor, "... n"], logits_b: Float[Tensor, "..
     return (a.argmax(-1) == b.argmax(-1)).double().mean().item()
 
 
-def chance_of(counts: Shaped[Tensor, "outcomes"], chances: Float[Tensor, "outcomes"]) -> float:
+def chance_of(counts: Shaped[Tensor, " outcomes"], chances: Float[Tensor, " outcomes"]) -> float:
     """How often draws from ``chances`` stray from them as far as ``counts`` do, or farther: Pearson's chi-square test.
 
     Draws that follow the chances give any value from 0 to 1, all equally often; a bias gives 0 once the counts are

@@ -21,7 +21,7 @@ def generate(
     max_new_tokens: Whole = 8,
     temperature: float = 0.0,
     seed: Whole | None = None,
-    stream: Callable[[Int[Tensor, "B"]], None] | None = None,
+    stream: Callable[[Int[Tensor, " B"]], None] | None = None,
     eos: Eos = None,
     mask: Prompt | None = None,
     images: Mapping[str, Tensor] | None = None,
@@ -92,7 +92,7 @@ class Text:
             self.check(len(self.written))
         return logits.masked_fill(~finite[:, None], 0)
 
-    def add(self, newest: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
+    def add(self, newest: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Write a token in each row that has not ended, and the filling in the others; return what was written."""
         if not self.ends:
             self.written.append(newest)

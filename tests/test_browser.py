@@ -11,6 +11,7 @@ from support import browser as lab
 
 from course.authoring.build import notebook, targets
 from course.sources import REPOSITORY, sources
+from course.syllabus import find
 
 pytestmark = [
     pytest.mark.skipif(lab.chromium() is None, reason="no Chromium on this machine (Debian: apt install chromium)"),

@@ -16,7 +16,7 @@ class Batches:
     Every pass takes each window once, and cuts the row at another place than the pass before.
     """
 
-    tokens: Int[Tensor, "tokens"]
+    tokens: Int[Tensor, " tokens"]
     batch: int
     length: int
     seed: int
@@ -41,7 +41,7 @@ class Batches:
         return (len(self.tokens) // self.length - 2) // self.batch
 
 
-def batches(tokens: Int[Tensor, "tokens"], batch: int, length: int, seed: int = 0) -> Batches:
+def batches(tokens: Int[Tensor, " tokens"], batch: int, length: int, seed: int = 0) -> Batches:
     """Cut ``tokens`` into batches of ``batch`` windows; ValueError where there are too few for one batch."""
     made = Batches(tokens, batch, length, seed)
     if made.steps_per_pass < 1:

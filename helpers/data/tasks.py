@@ -192,7 +192,7 @@ def share_right(model: nn.Module, tokenizer: Tokenizer, examples: Sequence[Examp
 @torch.no_grad()
 def _answered(
     model: nn.Module, tokenizer: Tokenizer, examples: Sequence[Example]
-) -> tuple[Sequence[Example], list[Bool[Tensor, "answers"]]]:
+) -> tuple[Sequence[Example], list[Bool[Tensor, " answers"]]]:
     """The examples, and for each whether each token of its answers is the most likely one."""
     rows = [marked(example, tokenizer) for example in examples]
     made = stack(rows, max(map(len, rows)) - 1)

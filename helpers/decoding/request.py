@@ -39,7 +39,7 @@ class Request:
         """What draws come from; None, which is torch's own generator, without a seed."""
         return None if self.seed is None else torch.Generator(device).manual_seed(int(self.seed))
 
-    def sample(self, logits: Float[Tensor, "B vocab"], generator: torch.Generator | None) -> Int[Tensor, "B"]:
+    def sample(self, logits: Float[Tensor, "B vocab"], generator: torch.Generator | None) -> Int[Tensor, " B"]:
         """The next token of each row."""
         return sample(logits, self.temperature, generator, self.top_k, self.top_p, self.min_p)
 

@@ -25,7 +25,7 @@ def sample(
     top_k: Whole | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
-) -> Int[Tensor, "B"]:
+) -> Int[Tensor, " B"]:
     """One token per row: the most likely one at temperature 0, else a draw from ``probabilities``."""
     if temperature == 0:
         return logits.argmax(dim=-1)
@@ -55,7 +55,7 @@ def probabilities(
     return scores.softmax(dim=-1)
 
 
-def sample_from(probs: Float[Tensor, "B vocab"], generator: torch.Generator | None = None) -> Int[Tensor, "B"]:
+def sample_from(probs: Float[Tensor, "B vocab"], generator: torch.Generator | None = None) -> Int[Tensor, " B"]:
     """One token per row."""
     return torch.multinomial(probs, 1, generator=generator)[:, 0]
 

@@ -42,7 +42,7 @@ def accept(
     draft_probs: Float[Tensor, "B k vocab"],
     target_probs: Float[Tensor, "B k_and_1 vocab"],
     generator: torch.Generator | None = None,
-) -> tuple[Int[Tensor, "B"], Int[Tensor, "B"]]:
+) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
     """How many drafted tokens of each row stay, and the model's own token behind them.
 
     ``target_probs`` has one place more, behind the last drafted token, where nothing was guessed: q is 0 there, and

@@ -49,7 +49,7 @@ class Ends:
         """Whether a row that has written these tokens, and had not ended before the last of them, ends with it."""
         return written[-1] in self.eos or (bool(self.stop) and self._text_has_ended(written))
 
-    def reached_by(self, written: list[Int[Tensor, "B"]]) -> Bool[Tensor, "B"]:
+    def reached_by(self, written: list[Int[Tensor, " B"]]) -> Bool[Tensor, " B"]:
         """``reached`` for every row of a batch, of which ``written`` are the columns."""
         newest = written[-1]
         ended = torch.isin(newest, self._eos)

@@ -18,7 +18,7 @@ from helpers.shapes import Float, Tensor
 WIDEST = 2**16  # a row is one tile
 
 
-def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float) -> Float[Tensor, "... D"]:
+def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], epsilon: float) -> Float[Tensor, "... D"]:
     """``weight * x / sqrt(mean(x^2) + epsilon)``. Gradients flow to ``x`` and ``weight``.
 
     Raises ValueError for rows that are not whole, another dtype, no rows, and rows wider than 65536.
@@ -31,7 +31,7 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: flo
 
 
 def add_rms_norm(
-    x: Float[Tensor, "... D"], residual: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float
+    x: Float[Tensor, "... D"], residual: Float[Tensor, "... D"], weight: Float[Tensor, " D"], epsilon: float
 ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
     """The normed sum, and the sum, which is the next residual: a block's two steps in one pass. For inference.
 

@@ -41,7 +41,7 @@ def attend_with_sinks(
     seen: Bool[Tensor, "B T S"],
     own: Float[Tensor, "B T A K"],
     own_seen: Bool[Tensor, "B T A"],
-    sinks: Float[Tensor, "H"],
+    sinks: Float[Tensor, " H"],
 ) -> Float[Tensor, "B T H K"]:
     """One softmax over the shared keys, each query's own keys and a sink; the keys are the values.
 
@@ -112,7 +112,7 @@ class CompressedAttention(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         rows: Rows,
-        radians: Float[Tensor, "halfR"],
+        radians: Float[Tensor, " halfR"],
         cache: Compressed | None = None,
     ) -> Float[Tensor, "B T D"]:
         cos, sin = angles(rows.positions, radians, x.dtype)

@@ -53,7 +53,7 @@ class Recent(CacheEntry):
         self.held: Tensor | None = None  # B count X
         self._since: Tensor | None = None  # B count_and_T X, from the checkpoint on: what was held, and all that came
 
-    def join(self, new: Float[Tensor, "B T X"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B past_and_T X"]:
+    def join(self, new: Float[Tensor, "B T X"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B past_and_T X"]:
         """What was held, then what is new; and hold the last of that, at each row's own end."""
         if self.held is None:
             self.held = new.new_zeros(len(new), self.count, new.shape[2])
@@ -63,7 +63,7 @@ class Recent(CacheEntry):
             self._since = torch.cat([self._since, new.detach()], dim=1)
         return joined
 
-    def _last(self, joined: Float[Tensor, "B past_and_T X"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B past X"]:
+    def _last(self, joined: Float[Tensor, "B past_and_T X"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B past X"]:
         """The last of each row that has ``lengths`` new ones."""
         place = lengths[:, None] + torch.arange(self.count, device=joined.device)
         return joined.gather(1, place[..., None].expand(-1, -1, joined.shape[2]))
@@ -72,14 +72,14 @@ class Recent(CacheEntry):
         """From here on keep what falls out of the window too."""
         self._since = self.held
 
-    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, " B"], length: int) -> None:
         """The window as it was after each row's first ``accepted`` vectors since the checkpoint."""
         self.held, self._since = self._last(self._since, accepted), None
 
     def reserve(self, capacity: int) -> None:
         """Nothing: it has one shape whatever ``capacity`` is."""
 
-    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows."""
         self.held = None if self.held is None else self.held[rows]
 
@@ -132,7 +132,7 @@ class Entries(CacheEntry):
         """B x (N entries x K + the tail x its width) x the size of a number."""
         return {"tail": self.tail, "entries": self.entries}
 
-    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, " B"], length: int) -> None:
         """The tail as it was, and the entries whose tokens are all among the first ``length``."""
         self.tail.rollback(accepted, length)
         self.entries.rollback(accepted, length // self.ratio)
@@ -158,7 +158,7 @@ class Compressor(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         rows: Rows,
-        radians: Float[Tensor, "halfR"],
+        radians: Float[Tensor, " halfR"],
         cache: Entries | None = None,
     ) -> Float[Tensor, "B N K"]:
         """All entries that are complete in some row; where a row is shorter, and where room is reserved, the last ones
@@ -217,7 +217,7 @@ class EntryIndexer(Layer):
         x: Float[Tensor, "B T D"],
         query_latent: Float[Tensor, "B T C"],
         rows: Rows,
-        radians: Float[Tensor, "halfR"],
+        radians: Float[Tensor, " halfR"],
         cache: Entries | None = None,
     ) -> Int[Tensor, "B T chosen"]:
         """The places of min(k, N) entries, in order; -1 where a query sees fewer."""
@@ -230,7 +230,7 @@ class EntryIndexer(Layer):
         return torch.cat([self._choose(*block, keys) for block in blocks], dim=1)
 
     def queries(
-        self, query_latent: Float[Tensor, "B T C"], rows: Rows, radians: Float[Tensor, "halfR"]
+        self, query_latent: Float[Tensor, "B T C"], rows: Rows, radians: Float[Tensor, " halfR"]
     ) -> Float[Tensor, "B T H K"]:
         """The index queries, turned by their positions."""
         query = self.query(query_latent).unflatten(-1, (self.num_heads, -1))

@@ -165,7 +165,7 @@ def short_conv(
 
 
 def gated_norm(
-    x: Float[Tensor, "... V"], gate: Float[Tensor, "... V"], weight: Float[Tensor, "V"], epsilon: float
+    x: Float[Tensor, "... V"], gate: Float[Tensor, "... V"], weight: Float[Tensor, " V"], epsilon: float
 ) -> Float[Tensor, "... V"]:
     """``rms_norm(x) * silu(gate)``: first the norm, then the gate. An ordinary norm, its weight around 1.
 
@@ -220,7 +220,7 @@ class DeltaState(CacheEntry):
         """From here on note what tokens write."""
         self._before, self._since = (self.memory, self.inputs), []
 
-    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, " B"], length: int) -> None:
         """The memory at the checkpoint, and each row's first ``accepted`` tokens written into it again."""
         (self.memory, self.inputs), since = self._before, self._since
         self._before, self._since = None, []
@@ -233,7 +233,7 @@ class DeltaState(CacheEntry):
     def reserve(self, capacity: int) -> None:
         """Nothing: it has one shape whatever ``capacity`` is."""
 
-    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows."""
         if self.memory is not None:
             self.memory, self.inputs = self.memory[rows], self.inputs[rows]
@@ -325,7 +325,7 @@ class GatedDeltaNet(Layer):
 
 
 def _last(
-    before: Float[Tensor, "B past channels"], x: Float[Tensor, "B T channels"], lengths: Int[Tensor, "B"]
+    before: Float[Tensor, "B past channels"], x: Float[Tensor, "B T channels"], lengths: Int[Tensor, " B"]
 ) -> Float[Tensor, "B past channels"]:
     """The last inputs of each row, at its own end."""
     past = torch.arange(before.shape[1], device=x.device)

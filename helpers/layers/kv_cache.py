@@ -33,7 +33,7 @@ class CacheEntry:
         for part in self.parts().values():
             part.checkpoint()
 
-    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, " B"], length: int) -> None:
         """As if each row had read its first ``accepted`` tokens since the checkpoint only; ``length`` is the longest
         row's, in all."""
         for part in self.parts().values():
@@ -47,7 +47,7 @@ class CacheEntry:
         for part in self.parts().values():
             part.reserve(capacity)
 
-    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows of the batch, in this order."""
         for part in self.parts().values():
             part.select_rows(rows)
@@ -136,13 +136,13 @@ class KVBuffer(CacheEntry):
             self._room = more
         self.length = max(self.length, length)
 
-    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, " B"], length: int) -> None:
         """Give up the slots from ``length`` on. Nobody sees what stands there: a mask by position hides it until it is
         overwritten, as it does behind the end of a shorter row."""
         if self.reserved is None:
             self.length = min(self.length, length)
 
-    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows; slots that only others used stay, unseen."""
         if self._room is not None:
             self._room = self._room[rows]
@@ -237,7 +237,7 @@ class Cache:
         for block in self.blocks:
             block.checkpoint()
 
-    def rollback(self, accepted: Int[Tensor, "B"]) -> None:
+    def rollback(self, accepted: Int[Tensor, " B"]) -> None:
         """Of the tokens read since ``checkpoint`` keep each row's first ``accepted``; the others were never read.
 
         Raises ValueError where there is no checkpoint or a row has not read so many. Built in lesson `speculative`.
@@ -259,7 +259,7 @@ class Cache:
         for block in self.blocks:
             block.reserve(capacity)
 
-    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows of the batch, in this order; the others are forgotten.
 
         Raises ValueError for a row that is not there, for none at all, and between checkpoint and rollback.

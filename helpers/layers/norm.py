@@ -8,7 +8,7 @@ from helpers.precision import at_least_float32
 from helpers.shapes import Float, Tensor
 
 
-def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float) -> Float[Tensor, "... D"]:
+def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], epsilon: float) -> Float[Tensor, "... D"]:
     """Return ``weight * x / sqrt(mean(x^2) + epsilon)``, with the mean over the last axis.
 
     The mean is taken in float32 at least: a bfloat16 sum of squares keeps only 8 bits.
@@ -22,7 +22,7 @@ def rms_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: flo
 
 
 def add_rms_norm(
-    x: Float[Tensor, "... D"], residual: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float
+    x: Float[Tensor, "... D"], residual: Float[Tensor, "... D"], weight: Float[Tensor, " D"], epsilon: float
 ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
     """The normed sum, and the sum, which is the next residual: what a block does between its two halves."""
     added = residual + x
@@ -49,7 +49,7 @@ class RMSNorm(Layer):
         return self.functions["add_rms_norm"](x, residual, self.weight, self.epsilon)
 
 
-def zero_centred_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, "D"], epsilon: float) -> Float[Tensor, "... D"]:
+def zero_centred_norm(x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], epsilon: float) -> Float[Tensor, "... D"]:
     """``(1 + weight) * x / sqrt(mean(x^2) + epsilon)``: the weight is what training changes, and starts at zero.
 
     So that weight decay pulls the scale towards one and not towards nothing. Everything is in float32 at least and

@@ -25,7 +25,7 @@ class Rows:
 
     token_ids: Int[Tensor, "B T"]
     positions: Int[Tensor, "B T"]  # counted on behind a row's end
-    lengths: Int[Tensor, "B"]  # real tokens in this call
+    lengths: Int[Tensor, " B"]  # real tokens in this call
     order: Int[Tensor, "B T"] | None  # the column that each token came from; None where nothing moved
     columns: int  # of the caller's batch, padding included
     # Each row's first position and its real tokens, on the host. None where only the device knows: in a compiled step.
@@ -86,7 +86,7 @@ class Rows:
 def arrange(
     token_ids: Shaped[Tensor, "..."],
     mask: Shaped[Tensor, "..."] | None,
-    start: Int[Tensor, "B"] | None,
+    start: Int[Tensor, " B"] | None,
     starts: tuple[int, ...] | None = None,
 ) -> Rows:
     """The rows of one call: ``token_ids`` and ``mask`` are B x T, whole numbers and True for real tokens (None: all);
@@ -117,7 +117,7 @@ def standing_at(positions: Int[Tensor, "B T"]) -> Rows:
     return arrange(torch.zeros_like(positions), None, positions[:, 0])
 
 
-def on_host(numbers: Int[Tensor, "B"]) -> tuple[int, ...] | None:
+def on_host(numbers: Int[Tensor, " B"]) -> tuple[int, ...] | None:
     """``numbers`` as Python's, for which a GPU is waited for; None inside what is compiled, which cannot wait."""
     return None if torch.compiler.is_compiling() else tuple(numbers.tolist())
 

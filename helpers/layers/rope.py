@@ -17,7 +17,7 @@ from helpers.shapes import Float, Int, Tensor
 Rotation = Callable[[Tensor, Tensor, Tensor], Tensor]  # which coordinates are a pair: below
 
 
-def frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Float[Tensor, "halfK"]:
+def frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Float[Tensor, " halfK"]:
     """Radians a position for each of the ``head_dim / 2`` pairs: ``theta ** (-2i / head_dim)``, from 1 down.
 
     Raises ValueError where ``head_dim`` is odd. Built in lesson `attention`.
@@ -29,7 +29,7 @@ def frequencies(head_dim: int, theta: float, device: torch.device | None = None)
 
 
 def angles(
-    positions: Int[Tensor, "*B T"], radians: Float[Tensor, "halfK"], dtype: torch.dtype = torch.float32
+    positions: Int[Tensor, "*B T"], radians: Float[Tensor, " halfK"], dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "*B T halfK"], Float[Tensor, "*B T halfK"]]:
     """The cosine and the sine of each position's angles, computed in float32 at least and then rounded.
 
@@ -84,7 +84,7 @@ def rotate_last(
     return torch.cat([kept, rotate_neighbours(turned, cos, sin)], dim=-1)
 
 
-def axis_of(count: int, sections: tuple[int, int, int]) -> Int[Tensor, "count"]:
+def axis_of(count: int, sections: tuple[int, int, int]) -> Int[Tensor, " count"]:
     """Which axis each of ``count`` frequencies turns by: 0 time, 1 height, 2 width, taken in turn (M-RoPE).
 
     ``sections`` says how many frequencies each axis has; when height and width have theirs, the rest is time's.
@@ -98,7 +98,7 @@ def axis_of(count: int, sections: tuple[int, int, int]) -> Int[Tensor, "count"]:
 
 def angles_of_axes(
     positions: Int[Tensor, "3 B T"],
-    radians: Float[Tensor, "halfR"],
+    radians: Float[Tensor, " halfR"],
     sections: tuple[int, int, int],
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "B T halfR"], Float[Tensor, "B T halfR"]]:
@@ -177,7 +177,7 @@ class Yarn:
         return 0.1 * strength * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 
-def stretched(radians: Float[Tensor, "halfK"], theta: float, yarn: Yarn) -> Float[Tensor, "halfK"]:
+def stretched(radians: Float[Tensor, " halfK"], theta: float, yarn: Yarn) -> Float[Tensor, " halfK"]:
     """YaRN's frequencies from the plain ones: from unchanged at the fast pairs to divided by ``factor`` at the slow.
 
     Source: Peng et al., "YaRN", 2023, definition 2. Built in lesson `mla`.
@@ -192,7 +192,7 @@ def stretched(radians: Float[Tensor, "halfK"], theta: float, yarn: Yarn) -> Floa
 
 def angles_of_yarn(
     positions: Int[Tensor, "*B T"],
-    radians: Float[Tensor, "halfK"],
+    radians: Float[Tensor, " halfK"],
     theta: float,
     yarn: Yarn | None,
     dtype: torch.dtype = torch.float32,

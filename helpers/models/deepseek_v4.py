@@ -66,7 +66,7 @@ class Block(nn.Module):
         self,
         streams: Float[Tensor, "B T n D"],
         rows: Rows,
-        radians: Float[Tensor, "halfR"],
+        radians: Float[Tensor, " halfR"],
         cache: Compressed | None = None,
     ) -> Float[Tensor, "B T n D"]:
         x, post, mix = self.attention_streams(streams)
@@ -105,7 +105,7 @@ class DeepSeekV4(nn.Module):
         x = self.norm(self.streams_head(streams))
         return rows.restore(nn.functional.linear(x, (self.head or self.embedding).weight))
 
-    def radians(self, kind: str, device: torch.device) -> Float[Tensor, "halfR"]:
+    def radians(self, kind: str, device: torch.device) -> Float[Tensor, " halfR"]:
         """How fast the pairs turn: where there are entries slowly, for long texts, and stretched by YaRN."""
         c = self.config
         if kind == WINDOW:

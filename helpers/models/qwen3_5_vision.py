@@ -31,7 +31,7 @@ class NextPlace(CacheEntry):
         """Remember where each row goes on now."""
         self._marked = self.next
 
-    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, " B"], length: int) -> None:
         """``accepted`` tokens of text behind the checkpoint."""
         self.next = self._marked + accepted
 
@@ -39,7 +39,7 @@ class NextPlace(CacheEntry):
         """Raises ValueError: an image moves the places of what follows."""
         raise ValueError("no fixed room for NextPlace: where a token stands follows the images before it")
 
-    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows."""
         self.next = None if self.next is None else self.next[rows]
 
@@ -56,8 +56,8 @@ def places(
     rows: Rows,
     placeholders: Bool[Tensor, "B T"],
     cells: list[tuple[int, int]],
-    start: Int[Tensor, "B"],
-) -> tuple[Int[Tensor, "3 B T"], Int[Tensor, "B"]]:
+    start: Int[Tensor, " B"],
+) -> tuple[Int[Tensor, "3 B T"], Int[Tensor, " B"]]:
     """Time, height and width of every token, and where each row goes on.
 
     ``cells`` are the height and the width of each image in cells, whose placeholders are together; ``start`` is the

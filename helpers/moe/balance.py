@@ -19,7 +19,7 @@ from helpers.shapes import Float, Int, Tensor
 
 
 @contextmanager
-def watch_loads(model: nn.Module) -> Iterator[dict[str, Int[Tensor, "E"]]]:
+def watch_loads(model: nn.Module) -> Iterator[dict[str, Int[Tensor, " E"]]]:
     """Within the block: for each mixture, by its name, how many tokens each expert got in all calls so far.
 
     Built in lesson `experts`.
@@ -46,7 +46,7 @@ def watch_routers(model: nn.Module) -> Iterator[list[Float[Tensor, "B T E"]]]:
         yield logits
 
 
-def rebalance(model: nn.Module, loads: dict[str, Int[Tensor, "E"]], step: float) -> None:
+def rebalance(model: nn.Module, loads: dict[str, Int[Tensor, " E"]], step: float) -> None:
     """Move the bias of every router that has one by ``step``, by the loads that were watched.
 
     Built in lesson `experts`.
@@ -57,7 +57,7 @@ def rebalance(model: nn.Module, loads: dict[str, Int[Tensor, "E"]], step: float)
             bias.copy_(rebalanced(bias, counts, step))
 
 
-def evenness(counts: Int[Tensor, "E"]) -> float:
+def evenness(counts: Int[Tensor, " E"]) -> float:
     """Entropy of the load over its largest possible value: 1 where all experts get as much, 0 where one gets all."""
     shares = counts.double() / counts.sum()
     return float(-(shares * shares.clamp_min(1e-300).log()).sum() / torch.tensor(float(len(counts))).log())

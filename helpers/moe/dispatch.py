@@ -167,7 +167,7 @@ def activated(
     return (swiglu(gate, up, experts.limit) * share).to(both.dtype)
 
 
-def sort_pairs(indices: Int[Tensor, "tokens A"], num_experts: int) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "E"]]:
+def sort_pairs(indices: Int[Tensor, "tokens A"], num_experts: int) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " E"]]:
     """The (token, expert) pairs in the order of their experts, and how many pairs each expert has.
 
     Raises ValueError for an expert that is not there. Built in lesson `experts`.
@@ -181,8 +181,8 @@ def sort_pairs(indices: Int[Tensor, "tokens A"], num_experts: int) -> tuple[Int[
 def block_by_block(
     x: Float[Tensor, "tokens D"],
     weights: Float[Tensor, "tokens A"],
-    order: Int[Tensor, "pairs"],
-    counts: Int[Tensor, "E"],
+    order: Int[Tensor, " pairs"],
+    counts: Int[Tensor, " E"],
     experts: AnyExperts,
 ) -> Float[Tensor, "tokens D"]:
     """One expert after the other, from its rows to its part of the sum while they are at hand; experts that nobody
@@ -200,8 +200,8 @@ def block_by_block(
 def grouped(
     x: Float[Tensor, "tokens D"],
     weights: Float[Tensor, "tokens A"],
-    order: Int[Tensor, "pairs"],
-    counts: Int[Tensor, "E"],
+    order: Int[Tensor, " pairs"],
+    counts: Int[Tensor, " E"],
     stacks: Stacks,
 ) -> Float[Tensor, "tokens D"]:
     """All experts in one call for each stack, in which the device finds the blocks itself: none waits for Python."""

@@ -32,7 +32,7 @@ def softmax_top_k(logits: Float[Tensor, "*rest E"], k: int) -> Routing:
 
 def sigmoid_top_k(
     logits: Float[Tensor, "*rest E"],
-    bias: Float[Tensor, "E"],
+    bias: Float[Tensor, " E"],
     k: int,
     num_groups: int = 1,
     groups_per_token: int = 1,
@@ -52,7 +52,7 @@ def sigmoid_top_k(
     return _weighed(scores, highest(choice, k), scale, normalised)
 
 
-def sqrt_softplus_top_k(logits: Float[Tensor, "*rest E"], bias: Float[Tensor, "E"], k: int, scale: float) -> Routing:
+def sqrt_softplus_top_k(logits: Float[Tensor, "*rest E"], bias: Float[Tensor, " E"], k: int, scale: float) -> Routing:
     """DeepSeek-V4's router: like V3's without groups, with ``sqrt(softplus(logit))`` as the score.
 
     A sigmoid's slope dies where the score is near one; this score grows on. ``bias`` takes part in the choice only.
@@ -76,12 +76,12 @@ def hash_route(
     return _weighed(scores, table[token_ids].long(), scale)  # published tables are int32
 
 
-def tokens_per_expert(indices: Int[Tensor, "*rest A"], num_experts: int) -> Int[Tensor, "E"]:
+def tokens_per_expert(indices: Int[Tensor, "*rest A"], num_experts: int) -> Int[Tensor, " E"]:
     """How many tokens each expert got. Built in lesson `experts`."""
     return indices.flatten().bincount(minlength=num_experts)
 
 
-def rebalanced(bias: Float[Tensor, "E"], load: Int[Tensor, "E"], step: float) -> Float[Tensor, "E"]:
+def rebalanced(bias: Float[Tensor, " E"], load: Int[Tensor, " E"], step: float) -> Float[Tensor, " E"]:
     """The bias after one training step: up by ``step`` for experts with less than the mean load, down for more.
 
     The balance costs the language model's loss nothing: no gradient, only this.

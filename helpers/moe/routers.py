@@ -43,7 +43,7 @@ class RouterConfig:
     scale: float = 1.0
     normalised: bool = True
 
-    def route(self, logits: Float[Tensor, "*rest E"], bias: Float[Tensor, "E"]) -> Routing:
+    def route(self, logits: Float[Tensor, "*rest E"], bias: Float[Tensor, " E"]) -> Routing:
         """The experts of each token and their weights."""
         return sigmoid_top_k(logits, bias, self.k, self.num_groups, self.groups_per_token, self.scale, self.normalised)
 

@@ -29,7 +29,7 @@ def _keeper(choices: dict[str, list[Tensor]], name: str):
 
 
 def shares_by_class(
-    indices: Int[Tensor, "tokens A"], classes: Int[Tensor, "tokens"], num_classes: int, num_experts: int
+    indices: Int[Tensor, "tokens A"], classes: Int[Tensor, " tokens"], num_classes: int, num_experts: int
 ) -> Float[Tensor, "classes E"]:
     """How the choices of each class's tokens spread over the experts: each row sums to 1, or is 0 without a token.
 

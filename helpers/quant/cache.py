@@ -90,13 +90,13 @@ class TokenSlots(KVBuffer):
         numbers = from_codes(unpack_bits(codes.flatten(0, 1), self.rule.bits, rows.shape[1]), held)
         return numbers.view(*codes.shape[:2], *new.shape[2:]).to(new.dtype)
 
-    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, " B"], length: int) -> None:
         """Give up the slots from ``length`` on."""
         for slots in self._each():
             slots.rollback(accepted, length)
         self.length = self.codes.length
 
-    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows."""
         for slots in self._each():
             slots.select_rows(rows)
@@ -145,13 +145,13 @@ class ChannelSlots(KVBuffer):
         self.newest, self.length = waiting[:, full:].detach(), self.length + new.shape[1]
         return torch.cat([self._decoded(new), self.newest], dim=1) if self.codes.length else self.newest
 
-    def rollback(self, accepted: Int[Tensor, "B"], length: int) -> None:
+    def rollback(self, accepted: Int[Tensor, " B"], length: int) -> None:
         """Give up the slots from ``length`` on. ValueError where that would open a block that is closed."""
         if length < self.codes.length:
             raise ValueError(f"{self.codes.length} tokens lie in closed blocks; the cache cannot go back to {length}")
         self.newest, self.length = self.newest[:, : length - self.codes.length], min(self.length, length)
 
-    def select_rows(self, rows: Int[Tensor, "rows"]) -> None:
+    def select_rows(self, rows: Int[Tensor, " rows"]) -> None:
         """Keep these rows."""
         for slots in (self.codes, self.scale, self.zero):
             slots.select_rows(rows)

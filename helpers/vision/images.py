@@ -17,7 +17,7 @@ KEYS = ("pixel_values", "image_grid_thw")
 
 def unpack(
     images: Mapping[str, Tensor], patch: tuple[int, ...], merge: int
-) -> tuple[Float[Tensor, "patches *patch"], list[tuple[int, int]]]:
+) -> tuple[Float[Tensor, " patches *patch"], list[tuple[int, int]]]:
     """The pixels of all images and each image's (rows, columns) of patches, out of what a processor returns.
 
     ``patch`` is the shape of one patch. Raises ValueError where the grids do not fit the pixels, or for a video.

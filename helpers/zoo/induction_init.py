@@ -84,7 +84,7 @@ def look_back_in_the_window(model: nn.Module) -> None:
     layer.output_down.weight.view(-1, heads.shape[0] // layer.sizes.output_groups, heads.shape[1])[..., -width:] = 0.0
 
 
-def _give_shared_part(embedding: Float[Tensor, "vocab D"]) -> Float[Tensor, "D"]:
+def _give_shared_part(embedding: Float[Tensor, "vocab D"]) -> Float[Tensor, " D"]:
     """Add one vector to every embedding, as long as they are themselves; its direction is returned."""
     shared = torch.randn(embedding.shape[1], generator=torch.Generator().manual_seed(5))
     embedding += shared * embedding.std()

@@ -26,7 +26,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def token_row(documents: Iterable[str], tokenizer: Tokenizer) -> Int[Tensor, "tokens"]:
+def token_row(documents: Iterable[str], tokenizer: Tokenizer) -> Int[Tensor, " tokens"]:
     """All documents as one row of token ids, each begun by ``<|endoftext|>``."""
     start = tokenizer.token_to_id(END)
     return torch.tensor([t for text in documents for t in (start, *tokenizer.encode(text).ids)], dtype=torch.int32)

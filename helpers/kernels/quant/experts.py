@@ -69,10 +69,10 @@ class PackedStacks(NamedTuple):
 class Plan(NamedTuple):
     """Which pairs lie together. Group g is expert ``owner[g]``'s, its pairs are ``order[first[g] : first[g + 1]]``."""
 
-    order: Int[Tensor, "pairs"]
-    owner: Int[Tensor, "groups"]
-    first: Int[Tensor, "groups_and_1"]
-    ends: Int[Tensor, "groups"]  # tiles up to and with each group
+    order: Int[Tensor, " pairs"]
+    owner: Int[Tensor, " groups"]
+    first: Int[Tensor, " groups_and_1"]
+    ends: Int[Tensor, " groups"]  # tiles up to and with each group
     tiles: int  # as many as there can be
     wide: int  # pairs a tile
 

@@ -91,7 +91,7 @@ def all_formats(table: Mapping[str, tuple[float, Mapping[str, float]]], title: s
     return figure.update_layout(height=190 + 32 * len(rows), **LEGEND_BELOW)
 
 
-def row(numbers: Float[Tensor, "I"], back: Float[Tensor, "I"], block: int, title: str) -> go.Figure:
+def row(numbers: Float[Tensor, " I"], back: Float[Tensor, " I"], block: int, title: str) -> go.Figure:
     """One row of weights and what came back of it; a dotted line where a block ends; drawn up to 4, then named."""
     error = (back - numbers).abs()
     worst, gone = int(error.argmax()), int(((back == 0) & (numbers != 0)).sum())

@@ -95,7 +95,7 @@ def _width(matrix: Tensor, grid: Grid) -> int:
     return matrix.shape[1] // groups
 
 
-def vectorwise(rows: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[Tensor, "O"]]:
+def vectorwise(rows: Float[Tensor, "O I"]) -> tuple[Int8[Tensor, "O I"], Float[Tensor, " O"]]:
     """INT8 with one scale per row: codes -127 to 127, and float32 scales. Of weights, or of the tokens of a layer.
 
     Each number is multiplied by 127 / largest, as bitsandbytes does it: divided by the scale instead, one number in

@@ -29,7 +29,7 @@ def nf4_values() -> Float[Tensor, "16"]:
     return sizes / positive.max()
 
 
-def _quantiles(count: int) -> Float[Tensor, "values"]:
+def _quantiles(count: int) -> Float[Tensor, " values"]:
     """At ``count`` even steps from the outermost quantile to the middle, without the middle itself, which is zero."""
     chances = torch.linspace(OUTERMOST, 0.5, count)[:-1]
     return torch.special.ndtri(chances.double()).float()
@@ -41,7 +41,7 @@ FP4 = torch.tensor([0, 0.0625, 8, 12, 4, 6, 2, 3]) / 12
 FP4 = torch.cat([FP4, -FP4])
 
 
-def nearest_codes(numbers: Float[Tensor, "..."], table: Float[Tensor, "values"]) -> Int[Tensor, "..."]:
+def nearest_codes(numbers: Float[Tensor, "..."], table: Float[Tensor, " values"]) -> Int[Tensor, "..."]:
     """The index in ``table`` of the value nearest to each number; halfway goes to the smaller.
 
     Built in lesson `formats`.
@@ -90,7 +90,7 @@ DYNAMIC = dynamic_values()
 
 def pack_scales(
     most: Float[Tensor, "O blocks"],
-) -> tuple[UInt8[Tensor, "O blocks"], Float[Tensor, "scales"], Float[Tensor, ""]]:
+) -> tuple[UInt8[Tensor, "O blocks"], Float[Tensor, " scales"], Float[Tensor, ""]]:
     """Double quantisation: the scales less their mean, in one byte each; 256 of them share a float32; and the mean.
 
     Source: "QLoRA", 2023, section 3. Built in lesson `formats`.
@@ -104,7 +104,7 @@ def pack_scales(
 
 
 def unpack_scales(
-    codes: UInt8[Tensor, "O blocks"], outer: Float[Tensor, "scales"], mean: Float[Tensor, ""]
+    codes: UInt8[Tensor, "O blocks"], outer: Float[Tensor, " scales"], mean: Float[Tensor, ""]
 ) -> Float[Tensor, "O blocks"]:
     """The scales again, float32."""
     flat = DYNAMIC.to(codes.device)[codes.flatten().int()]

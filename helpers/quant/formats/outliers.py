@@ -12,14 +12,14 @@ from helpers.shapes import Float, Int, Tensor
 THRESHOLD = 6.0
 
 
-def outlier_columns(x: Float[Tensor, "T I"], threshold: float = THRESHOLD) -> Int[Tensor, "outliers"]:
+def outlier_columns(x: Float[Tensor, "T I"], threshold: float = THRESHOLD) -> Int[Tensor, " outliers"]:
     """The columns in which some token has a number of ``threshold`` or more in size. Built in lesson `formats`."""
     return (x.abs() >= threshold).any(dim=0).nonzero().flatten()
 
 
 def split(
     x: Float[Tensor, "T I"], threshold: float = THRESHOLD
-) -> tuple[Int8[Tensor, "T I"], Float[Tensor, "T"], Int[Tensor, "outliers"]]:
+) -> tuple[Int8[Tensor, "T I"], Float[Tensor, " T"], Int[Tensor, " outliers"]]:
     """Codes with the outlier columns at 0, a scale for each token that outliers have no part in, and those columns.
 
     Source: Dettmers et al., "LLM.int8()", 2022, section 3.2. Built in lesson `formats`.
@@ -31,7 +31,7 @@ def split(
 
 
 def mixed_product(
-    x: Float[Tensor, "T I"], codes: Int8[Tensor, "O I"], scale: Float[Tensor, "O"], threshold: float = THRESHOLD
+    x: Float[Tensor, "T I"], codes: Int8[Tensor, "O I"], scale: Float[Tensor, " O"], threshold: float = THRESHOLD
 ) -> Float[Tensor, "T O"]:
     """x times the transpose of an INT8 weight: whole numbers for most columns, floating point for the outliers.
 

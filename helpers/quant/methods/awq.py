@@ -28,7 +28,7 @@ class Found(NamedTuple):
     """What the search found for the layers that read the same input."""
 
     alpha: float
-    scale: Float[Tensor, "I"]  # the columns of the weights times this, their inputs over it
+    scale: Float[Tensor, " I"]  # the columns of the weights times this, their inputs over it
     error: float  # the outputs' mean square error, all layers together
     errors: list[float]  # of every alpha that was tried, 0 first
 
@@ -47,7 +47,7 @@ def search(weights: Sequence[Float[Tensor, "_ I"]], make_grid: MakeGrid, inputs:
     return Found(best / steps, scales[best], errors[best], errors)
 
 
-def stretch(size: Float[Tensor, "I"], alpha: float) -> Float[Tensor, "I"]:
+def stretch(size: Float[Tensor, " I"], alpha: float) -> Float[Tensor, " I"]:
     """``size`` to the power ``alpha``, so that the largest and the least are as far from 1.
 
     Built in lesson `gptq_awq`.
@@ -57,14 +57,14 @@ def stretch(size: Float[Tensor, "I"], alpha: float) -> Float[Tensor, "I"]:
     return scale / (scale.max().sqrt() * scale.min().sqrt())
 
 
-def rounded(weight: Float[Tensor, "O I"], scale: Float[Tensor, "I"], make_grid: MakeGrid) -> Float[Tensor, "O I"]:
+def rounded(weight: Float[Tensor, "O I"], scale: Float[Tensor, " I"], make_grid: MakeGrid) -> Float[Tensor, "O I"]:
     """Stretched, rounded to the nearest, and shrunk again. Built in lesson `gptq_awq`."""
     grid = make_grid(weight * scale)
     return from_codes(round_to(weight * scale, grid), grid) / scale
 
 
 @torch.no_grad()
-def fold(before: nn.Module, layers: Iterable[nn.Linear], scale: Float[Tensor, "I"]) -> None:
+def fold(before: nn.Module, layers: Iterable[nn.Linear], scale: Float[Tensor, " I"]) -> None:
     """Stretch the columns of ``layers`` in place and let ``before``, whose output only they read, shrink it.
 
     ``before`` is a norm, or a linear layer between which and ``layers`` numbers are only multiplied, one by one. What
@@ -84,7 +84,7 @@ def fold(before: nn.Module, layers: Iterable[nn.Linear], scale: Float[Tensor, "I
         module.weight.copy_(weight)
 
 
-def _shrunk(before: nn.Module, scale: Float[Tensor, "I"]) -> Tensor:
+def _shrunk(before: nn.Module, scale: Float[Tensor, " I"]) -> Tensor:
     """The weight with which the output of ``before`` is over ``scale``."""
     if not isinstance(before, RMSNorm | ZeroCentredNorm | nn.Linear) or getattr(before, "bias", None) is not None:
         raise ValueError(f"{type(before).__name__} cannot shrink its output; RMSNorm, ZeroCentredNorm and Linear can")

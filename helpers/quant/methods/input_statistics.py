@@ -13,8 +13,8 @@ class Inputs(NamedTuple):
     """The inputs of one layer, summed up over many tokens."""
 
     hessian: Float[Tensor, "I I"]  # mean of x^T x: half the second derivative of the squared error, whence the name
-    size: Float[Tensor, "I"]  # mean |x| of each column: AWQ's measure
-    largest: Float[Tensor, "I"]  # max |x| of each column: SmoothQuant's
+    size: Float[Tensor, " I"]  # mean |x| of each column: AWQ's measure
+    largest: Float[Tensor, " I"]  # max |x| of each column: SmoothQuant's
     tokens: int
 
     @classmethod
@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
         return cls(hessian, rows.abs().mean(dim=0), rows.abs().amax(dim=0), len(rows))
 
 
-def output_error(error: Float[Tensor, "O I"], inputs: Inputs) -> Float[Tensor, "O"]:
+def output_error(error: Float[Tensor, "O I"], inputs: Inputs) -> Float[Tensor, " O"]:
     """The mean square by which each output is off when the weights are off by ``error``.
 
     ValueError where it is no finite number of float32. Built in lesson `gptq_awq`.

@@ -19,8 +19,8 @@ LEAST = 1e-5  # as the authors' code: a column that is never fed has no size to 
 
 
 def smoothing(
-    largest: Float[Tensor, "I"], weights: Sequence[Float[Tensor, "_ I"]], alpha: float = 0.5
-) -> Float[Tensor, "I"]:
+    largest: Float[Tensor, " I"], weights: Sequence[Float[Tensor, "_ I"]], alpha: float = 0.5
+) -> Float[Tensor, " I"]:
     """s = max|x|^alpha / max|w|^(1 - alpha), a number a column; x becomes x / s and the weights w s.
 
     ``largest`` is max|x| of each column; ``weights`` all read x. With alpha 1 the inputs become flat, with 0 the

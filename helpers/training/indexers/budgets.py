@@ -184,5 +184,5 @@ def mass_kept(seen: Seen, rule: Rule, k: int) -> float:
     return (shares_of(seen).mean(dim=2) * kept).sum(dim=-1)[bites].mean().item()
 
 
-def _keys(seen: Seen) -> Float[Tensor, "S"]:
+def _keys(seen: Seen) -> Float[Tensor, " S"]:
     return torch.arange(seen.x.shape[1], device=seen.x.device, dtype=torch.float32)

@@ -123,5 +123,5 @@ def test_the_case_is_on_the_list_and_its_record_is_complete():
             for which in (name, other):
                 assert {f"{which} of {name} beside {other}, {width}, {tokens}" for tokens in counts} <= labels
     for goal in goals_on("cpu"):
-        assert goal.case == "quant"
-        assert {goal.fast, goal.slow} <= labels
+        if goal.case == "quant":
+            assert {goal.fast, goal.slow} <= labels
